@@ -1,0 +1,5 @@
+//! A MongoDB replica set in a box: simulated mongods under a virtual clock.
+
+pub mod mongod;
+pub mod random;
+pub mod trace;

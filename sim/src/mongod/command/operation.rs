@@ -1,0 +1,126 @@
+//! One request from a client, parsed once, and what a command may answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, Uuid};
+use stepdown_driver::Instant;
+
+use crate::mongod::ConnectionId;
+use crate::mongod::oplog_entry::{OpKind, OpSession};
+use crate::mongod::optime::Ts;
+
+/// A request: the command document and everything generic about it.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// Who asks.
+    pub connection: ConnectionId,
+    /// The request's id, for `responseTo`.
+    pub request_id: i32,
+    /// The command's name as the client wrote it.
+    pub name: String,
+    /// `$db`.
+    pub db: String,
+    /// The command document.
+    pub body: Arc<RawDocumentBuf>,
+    /// Document sequences (OP_MSG kind 1), by field name.
+    pub sequences: Arc<Vec<(String, Vec<RawDocumentBuf>)>>,
+    /// `lsid`, `txnNumber` and what goes with them.
+    pub session: Option<OperationSession>,
+    /// `maxTimeMS`, if given and not 0.
+    pub max_time: Option<Duration>,
+    /// `readConcern`.
+    pub read_concern: ReadConcern,
+    /// When the request arrived.
+    pub started: Instant,
+    /// For a command that waited for data: the time to wait is over, answer with what is there.
+    pub waited: bool,
+}
+
+impl Operation {
+    /// `$db.collection` for commands whose first field names a collection.
+    pub fn namespace(&self, collection: &str) -> String {
+        format!("{}.{}", self.db, collection)
+    }
+}
+
+/// The session fields of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationSession {
+    /// `lsid.id`.
+    pub lsid: Uuid,
+    /// `txnNumber`.
+    pub txn_number: Option<i64>,
+    /// `autocommit: false` was given: part of a multi-statement transaction.
+    pub in_transaction: bool,
+    /// `startTransaction: true` was given.
+    pub start_transaction: bool,
+}
+
+/// `readConcern`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadConcern {
+    /// `level`.
+    pub level: ReadConcernLevel,
+    /// `afterClusterTime`.
+    pub after_cluster_time: Option<Ts>,
+    /// `atClusterTime`.
+    pub at_cluster_time: Option<Ts>,
+}
+
+/// `readConcern.level`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadConcernLevel {
+    /// `available`.
+    Available,
+    /// `linearizable`.
+    Linearizable,
+    /// `local`, the default.
+    #[default]
+    Local,
+    /// `majority`.
+    Majority,
+    /// `snapshot`.
+    Snapshot,
+}
+
+/// Which version of the data a read sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadAt {
+    /// The newest.
+    Newest,
+    /// As of a timestamp.
+    Timestamp(Ts),
+}
+
+/// What a command gives back; an `Err(CommandError)` beside it is `{ok: 0}`.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The reply's own fields, without `ok` and what follows it.
+    Reply(RawDocumentBuf),
+    /// Nothing to answer yet: run the same operation again when data arrives or at `until`
+    /// (then with `waited`).
+    AwaitData {
+        /// When to answer anyway.
+        until: Instant,
+    },
+}
+
+/// An oplog entry before it has its place: what a command hands to `Mongod::log`.
+#[derive(Clone, Debug)]
+pub struct OplogDraft {
+    /// `op`.
+    pub kind: OpKind,
+    /// `ns`.
+    pub ns: Arc<str>,
+    /// `ui`.
+    pub collection_uuid: Option<Uuid>,
+    /// `o`.
+    pub object: Arc<RawDocumentBuf>,
+    /// `o2`.
+    pub object2: Option<Arc<RawDocumentBuf>>,
+    /// `b`.
+    pub upsert: bool,
+    /// The session fields; `previous` is filled in by `Mongod::log`.
+    pub session: Option<Box<OpSession>>,
+}
