@@ -1,0 +1,34 @@
+//! What a command declares about itself.
+
+use stepdown_driver::Instant;
+
+use super::operation::{Operation, Outcome};
+use crate::mongod::Mongod;
+use crate::mongod::error::CommandError;
+
+/// A command as its family's table lists it.
+pub(crate) struct CommandSpec {
+    /// Its name, and the other spellings clients use (`isMaster`, `ismaster`).
+    pub names: &'static [&'static str],
+    /// Where it may run.
+    pub gate: Gate,
+    /// Whether it accepts `writeConcern` (then the reply waits for it).
+    pub accepts_write_concern: bool,
+    /// Whether it accepts a `txnNumber` outside a transaction.
+    pub retryable_write: bool,
+    /// Whether only the `admin` database has it.
+    pub admin_only: bool,
+    /// Runs it.
+    pub run: fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>,
+}
+
+/// Where a command may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// In every state, before initiation too.
+    Always,
+    /// On a primary; elsewhere only where the client said that a secondary will do.
+    Read,
+    /// On a writable primary.
+    Write,
+}
