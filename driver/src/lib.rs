@@ -3,5 +3,6 @@
 pub mod time;
 pub mod transport;
 pub mod uri;
+pub mod wire;
 
 pub use time::Instant;
