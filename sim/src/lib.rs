@@ -2,4 +2,6 @@
 
 pub mod mongod;
 pub mod random;
+#[cfg(feature = "scenario")]
+pub mod scenario;
 pub mod trace;

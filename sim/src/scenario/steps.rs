@@ -1,0 +1,701 @@
+//! From one `[[step]]` table to a [`Step`]: one verb each.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bson::Document;
+use toml::de::DeValue;
+
+use super::diagnostic::{Diagnostics, suggest};
+use super::expectations::{parse_checks, parse_expected, parse_load_expected};
+use super::format::{
+    Action, Configuration, EndRef, Fault, Load, LoadKind, MemberRef, Operation, OperationKind,
+    Step, Wait,
+};
+use super::parse::{Names, parse_host, parse_namespace, parse_read, parse_write_concern};
+use super::reader::{Table, as_document, as_duration, as_integer, as_list, as_string, wrong_type};
+use crate::trace::MemberState;
+
+/// What each step has exactly one of; a step may also be a `note` or an `expect` alone.
+const VERBS: [&str; 26] = [
+    "start",
+    "initiate",
+    "wait_for",
+    "connect",
+    "insert",
+    "find",
+    "update",
+    "delete",
+    "count",
+    "command",
+    "reads",
+    "writes",
+    "finish",
+    "kill",
+    "shutdown",
+    "restart",
+    "restart_empty",
+    "pause",
+    "resume",
+    "isolate",
+    "partition",
+    "cut",
+    "refuse",
+    "reset",
+    "delay",
+    "advance",
+];
+/// Takes `true`; apart because every other verb takes what it acts on.
+const HEAL: &str = "heal";
+
+/// How long a wait lasts if the step does not say.
+const WITHIN_DEFAULT: Duration = Duration::from_secs(60);
+/// Most operations of one load.
+const LOAD_MAX: i64 = 1_000_000;
+
+pub(crate) fn parse_step(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &mut Names,
+    number: usize,
+    mut step: Table<'_>,
+) -> Option<Step> {
+    let verbs: Vec<(&str, Range<usize>)> = step
+        .keys()
+        .filter(|(key, _)| VERBS.contains(key) || *key == HEAL)
+        .map(|(key, span)| (key, span.clone()))
+        .collect();
+    let (verb, span) = match verbs.as_slice() {
+        [(verb, span)] => (*verb, span.clone()),
+        [] if step.has("expect") => ("expect", step.key_span("expect")),
+        [] if step.has("note") => ("note", step.key_span("note")),
+        [] => {
+            no_verb(diagnostics, &step);
+            return None;
+        }
+        [(first, _), (second, span), ..] => {
+            diagnostics.problem(
+                span,
+                format!("step {number} has two verbs, `{first}` and `{second}`"),
+                Some("each [[step]] does one thing: split it in two".to_string()),
+            );
+            return None;
+        }
+    };
+    step.rename(format!("step {number} ({verb})"));
+    let at = diagnostics.position(span.start);
+    let note = step.string(diagnostics, "note").map(|(note, _)| note.trim().to_string());
+    let action = parse_action(diagnostics, names, &mut step, verb);
+    let remember = remembers(verb).then(|| step.string(diagnostics, "as")).flatten();
+    let remember = remember.map(|(name, _)| {
+        names.remembered.push(name.to_string());
+        name.to_string()
+    });
+    step.finish(diagnostics);
+    Some(Step { number, at, note, action: action?, remember })
+}
+
+fn no_verb(diagnostics: &mut Diagnostics<'_>, step: &Table<'_>) {
+    let mut known: Vec<&str> = VERBS.to_vec();
+    known.extend([HEAL, "expect", "note"]);
+    let near = step
+        .keys()
+        .filter_map(|(key, span)| {
+            super::diagnostic::nearest(key, &known).map(|near| (key, span.clone(), near))
+        })
+        .next();
+    match near {
+        Some((key, span, near)) => diagnostics.problem(
+            &span,
+            format!("{} has no verb, and `{key}` is none", step.name()),
+            Some(format!("did you mean `{near}`?")),
+        ),
+        None => diagnostics.problem(
+            step.span(),
+            format!("{} has no verb", step.name()),
+            suggest("", &known),
+        ),
+    }
+}
+
+/// Whether a verb is about one member, which `as` can give a name for later steps.
+fn remembers(verb: &str) -> bool {
+    matches!(
+        verb,
+        "start"
+            | "initiate"
+            | "wait_for"
+            | "kill"
+            | "shutdown"
+            | "restart"
+            | "restart_empty"
+            | "pause"
+            | "resume"
+            | "isolate"
+    )
+}
+
+fn parse_action(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &mut Names,
+    step: &mut Table<'_>,
+    verb: &str,
+) -> Option<Action> {
+    Some(match verb {
+        "note" => Action::Note,
+        "expect" => Action::Expect(parse_checks(diagnostics, names, step)?),
+        "start" => {
+            let value = step.take("start")?;
+            let member = parse_host(diagnostics, "start", value)?;
+            if names.members.contains(&member) {
+                diagnostics.problem(
+                    &value.span(),
+                    format!("{member} is a member already"),
+                    Some("`restart` starts a member again".to_string()),
+                );
+                return None;
+            }
+            names.members.push(member.clone());
+            Action::Start { member }
+        }
+        "initiate" => parse_initiate(diagnostics, names, step)?,
+        "wait_for" => {
+            let what = parse_wait(diagnostics, names, step);
+            let within = within(diagnostics, step);
+            Action::WaitFor { what: what?, within }
+        }
+        "connect" => parse_connect(diagnostics, names, step)?,
+        "insert" | "find" | "update" | "delete" | "count" | "command" => {
+            parse_operation(diagnostics, names, step, verb)?
+        }
+        "reads" | "writes" => parse_load(diagnostics, names, step, verb)?,
+        "finish" => {
+            let (load, span) = step.string(diagnostics, "finish")?;
+            let within = within(diagnostics, step);
+            let expected = parse_load_expected(diagnostics, names, step);
+            if !names.loads.iter().any(|name| name == load) {
+                let known: Vec<&str> = names.loads.iter().map(String::as_str).collect();
+                let hint = suggest(load, &known);
+                diagnostics.problem(&span, format!("nothing runs as `{load}`"), hint);
+                return None;
+            }
+            names.loads.retain(|name| name != load);
+            Action::Finish { load: load.to_string(), expected: expected?, within }
+        }
+        "advance" => Action::Advance(step.duration(diagnostics, "advance")?),
+        _ => Action::Fault(parse_fault(diagnostics, names, step, verb)?),
+    })
+}
+
+fn within(diagnostics: &mut Diagnostics<'_>, step: &mut Table<'_>) -> Duration {
+    step.duration(diagnostics, "within").unwrap_or(WITHIN_DEFAULT)
+}
+
+fn parse_initiate(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &mut Names,
+    step: &mut Table<'_>,
+) -> Option<Action> {
+    let value = step.take("initiate")?;
+    let on = names.member_value(diagnostics, "initiate", value);
+    let members = step.list(diagnostics, "members", "member names");
+    let document = step.document(diagnostics, "config");
+    let expected = parse_expected(diagnostics, step);
+    let configuration = match (members, document) {
+        (Some(_), Some(_)) => {
+            diagnostics.problem(
+                &step.key_span("config"),
+                "`members` and `config` are two ways to say one thing",
+                Some("keep one of them".to_string()),
+            );
+            return None;
+        }
+        (Some(list), None) => {
+            let mut hosts = Vec::new();
+            for item in list {
+                if item.get_ref().as_str() == Some("all") {
+                    hosts.extend(names.members.iter().cloned());
+                } else {
+                    hosts.push(names.literal(diagnostics, "members", item)?);
+                }
+            }
+            Configuration::Members(hosts)
+        }
+        (None, Some(document)) => Configuration::Document(document),
+        (None, None) => {
+            if names.settings_given && !step.has("members") && !step.has("config") {
+                diagnostics.problem(
+                    &value.span(),
+                    "[set] has timeouts, which an initiate without a configuration cannot carry",
+                    Some("write the configuration out: members = \"all\"".to_string()),
+                );
+                return None;
+            }
+            Configuration::None
+        }
+    };
+    Some(Action::Initiate { on: on?, configuration, expected: expected? })
+}
+
+fn parse_wait(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+) -> Option<Wait> {
+    const EVENTS: [&str; 3] = ["primary", "settled", "caught up"];
+    let (text, span) = step.string(diagnostics, "wait_for")?;
+    let state = step.string(diagnostics, "state");
+    let seen_by = match step.string(diagnostics, "seen_by") {
+        Some((client, span)) => Some(names.known_client(diagnostics, client, &span)?),
+        None => None,
+    };
+    if let Some((state, state_span)) = state {
+        let state = parse_state(diagnostics, state, &state_span);
+        let member = names.member(diagnostics, text, &span);
+        return Some(Wait::State { member: member?, state: state?, seen_by });
+    }
+    match (text, seen_by) {
+        ("primary", Some(client)) => Some(Wait::PrimarySeenBy { client }),
+        ("primary", None) => Some(Wait::Primary),
+        ("settled", None) => Some(Wait::Settled),
+        ("caught up", None) => Some(Wait::CaughtUp),
+        ("settled" | "caught up", Some(_)) => {
+            let hint =
+                Some("`seen_by` goes with \"primary\", or a member and its state".to_string());
+            diagnostics.problem(&step.key_span("seen_by"), "no client can see that", hint);
+            None
+        }
+        (other, _) => {
+            let hint = match suggest(other, &EVENTS) {
+                Some(near) if near.starts_with("did") => near,
+                _ => "\"primary\", \"settled\", \"caught up\", or a member and its `state`".into(),
+            };
+            diagnostics.problem(&span, format!("\"{other}\" is nothing to wait for"), Some(hint));
+            None
+        }
+    }
+}
+
+pub(crate) fn parse_state(
+    diagnostics: &mut Diagnostics<'_>,
+    text: &str,
+    span: &Range<usize>,
+) -> Option<MemberState> {
+    const STATES: [MemberState; 8] = [
+        MemberState::Startup,
+        MemberState::Primary,
+        MemberState::Secondary,
+        MemberState::Recovering,
+        MemberState::Startup2,
+        MemberState::Arbiter,
+        MemberState::Rollback,
+        MemberState::Removed,
+    ];
+    let found = STATES.into_iter().find(|state| state.name() == text);
+    if found.is_none() {
+        let known = STATES.map(MemberState::name);
+        diagnostics.problem(span, format!("no state \"{text}\""), suggest(text, &known));
+    }
+    found
+}
+
+fn parse_connect(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &mut Names,
+    step: &mut Table<'_>,
+) -> Option<Action> {
+    let (client, span) = step.string(diagnostics, "connect")?;
+    let uri = parse_client_uri(diagnostics, names, step);
+    if client.is_empty() {
+        diagnostics.problem(&span, "a client needs a name", None);
+        return None;
+    }
+    if names.clients.iter().any(|name| name == client) {
+        let message = format!("a client named `{client}` is connected already");
+        diagnostics.problem(&span, message, None);
+        return None;
+    }
+    names.clients.push(client.to_string());
+    Some(Action::Connect { client: client.to_string(), uri: uri? })
+}
+
+/// The connection string a `connect` step writes out or describes, checked as the driver will.
+fn parse_client_uri(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+) -> Option<String> {
+    let uri_span = step.key_span("uri");
+    let written = step.string(diagnostics, "uri");
+    let seeds = step.list(diagnostics, "seeds", "member names");
+    let direct = step.boolean(diagnostics, "direct").unwrap_or(false);
+    let options = step.document(diagnostics, "options");
+    if let Some((uri, span)) = written {
+        for key in ["seeds", "direct", "options"] {
+            if step.has(key) {
+                diagnostics.problem(
+                    &step.key_span(key),
+                    format!("`uri` says it all: no `{key}` beside it"),
+                    None,
+                );
+            }
+        }
+        return check_uri(diagnostics, uri.to_string(), &span);
+    }
+    let mut hosts = Vec::new();
+    match seeds {
+        None => hosts.extend(names.members.iter().cloned()),
+        Some(list) => {
+            for item in list {
+                hosts.push(names.literal(diagnostics, "seeds", item)?);
+            }
+        }
+    }
+    let mut query = Vec::new();
+    match direct {
+        true => query.push("directConnection=true".to_string()),
+        false => query.push(format!("replicaSet={}", names.set_name)),
+    }
+    for (key, value) in options.unwrap_or_default() {
+        let value = match value {
+            bson::Bson::String(text) => text,
+            bson::Bson::Boolean(boolean) => boolean.to_string(),
+            bson::Bson::Int32(number) => number.to_string(),
+            bson::Bson::Int64(number) => number.to_string(),
+            _ => {
+                diagnostics.problem(
+                    &step.key_span("options"),
+                    format!("the option `{key}` must be a string, a number, true or false"),
+                    None,
+                );
+                return None;
+            }
+        };
+        query.push(format!("{key}={}", percent_encoded(&value)));
+    }
+    let span = if step.has("options") { step.key_span("options") } else { uri_span };
+    let uri = format!("mongodb://{}/?{}", hosts.join(","), query.join("&"));
+    check_uri(diagnostics, uri, &span)
+}
+
+/// Only what would end or split an option is encoded.
+fn percent_encoded(value: &str) -> String {
+    let mut encoded = String::new();
+    for byte in value.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b',' => {
+                encoded.push(byte as char);
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+fn check_uri(
+    diagnostics: &mut Diagnostics<'_>,
+    uri: String,
+    span: &Range<usize>,
+) -> Option<String> {
+    if !uri.starts_with("mongodb://") {
+        diagnostics.problem(
+            span,
+            format!("\"{uri}\" is no connection string"),
+            Some("it begins with mongodb://".to_string()),
+        );
+        return None;
+    }
+    Some(uri)
+}
+
+fn parse_operation(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+    verb: &str,
+) -> Option<Action> {
+    let client = names.client(diagnostics, step);
+    let kind = match verb {
+        "insert" => parse_insert(diagnostics, step),
+        "find" => {
+            let from = namespace(diagnostics, step, "find");
+            let filter = step.document(diagnostics, "filter").unwrap_or_default();
+            let sort = step.document(diagnostics, "sort");
+            let limit = step.integer(diagnostics, "limit", 1..i64::from(i32::MAX));
+            let read = parse_read(diagnostics, step);
+            from.map(|from| OperationKind::Find { from, filter, sort, limit, read })
+        }
+        "update" => {
+            let of = namespace(diagnostics, step, "update");
+            let filter = step.document(diagnostics, "filter").unwrap_or_default();
+            let change = step.document(diagnostics, "change");
+            if !step.has("change") {
+                let hint = "change = { \"$set\" = { paid = true } }".to_string();
+                step.missing(diagnostics, "change", Some(hint));
+            }
+            let many = step.boolean(diagnostics, "many").unwrap_or(false);
+            let upsert = step.boolean(diagnostics, "upsert").unwrap_or(false);
+            let write_concern = parse_write_concern(diagnostics, step);
+            of.zip(change).map(|(of, change)| OperationKind::Update {
+                of,
+                filter,
+                change,
+                many,
+                upsert,
+                write_concern,
+            })
+        }
+        "delete" => {
+            let from = namespace(diagnostics, step, "delete");
+            let filter = step.document(diagnostics, "filter").unwrap_or_default();
+            let many = step.boolean(diagnostics, "many").unwrap_or(false);
+            let write_concern = parse_write_concern(diagnostics, step);
+            from.map(|from| OperationKind::Delete { from, filter, many, write_concern })
+        }
+        "count" => {
+            let of = namespace(diagnostics, step, "count");
+            let filter = step.document(diagnostics, "filter").unwrap_or_default();
+            let read = parse_read(diagnostics, step);
+            of.map(|of| OperationKind::Count { of, filter, read })
+        }
+        "command" => {
+            let command = step.document(diagnostics, "command");
+            let database = step.string(diagnostics, "database");
+            let database = database.map_or("admin".to_string(), |(name, _)| name.to_string());
+            let read = parse_read(diagnostics, step);
+            match command {
+                Some(command) if command.is_empty() => {
+                    let span = step.key_span("command");
+                    let hint = "its first field is its name: { ping = 1 }".to_string();
+                    diagnostics.problem(&span, "an empty command", Some(hint));
+                    None
+                }
+                command => {
+                    command.map(|command| OperationKind::Command { database, command, read })
+                }
+            }
+        }
+        _ => unreachable!("`{verb}` is no operation"),
+    };
+    let retry_for = step.duration(diagnostics, "retry_for");
+    let expected = parse_expected(diagnostics, step);
+    Some(Action::Operation(Box::new(Operation {
+        client: client?,
+        kind: kind?,
+        retry_for,
+        expected: expected?,
+    })))
+}
+
+fn parse_insert(diagnostics: &mut Diagnostics<'_>, step: &mut Table<'_>) -> Option<OperationKind> {
+    let into = namespace(diagnostics, step, "insert");
+    let one = step.document(diagnostics, "document");
+    let many = step.take("documents");
+    let documents: Vec<Document> = match (one, many) {
+        (Some(document), None) => vec![document],
+        (None, Some(value)) => {
+            let mut documents = Vec::new();
+            for item in as_list(diagnostics, "documents", value, "documents")? {
+                documents.push(as_document(diagnostics, "documents", item)?);
+            }
+            documents
+        }
+        (Some(_), Some(value)) => {
+            diagnostics.problem(&value.span(), "`document` or `documents`, not both", None);
+            return None;
+        }
+        (None, None) => {
+            if !step.has("document") {
+                let hint = "document = { _id = 1, text = \"hello\" }".to_string();
+                step.missing(diagnostics, "document", Some(hint));
+            }
+            return None;
+        }
+    };
+    let write_concern = parse_write_concern(diagnostics, step);
+    Some(OperationKind::Insert { into: into?, documents, write_concern })
+}
+
+fn namespace(
+    diagnostics: &mut Diagnostics<'_>,
+    step: &mut Table<'_>,
+    key: &'static str,
+) -> Option<super::format::Namespace> {
+    let (text, span) = step.string(diagnostics, key)?;
+    parse_namespace(diagnostics, text, &span)
+}
+
+fn parse_load(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &mut Names,
+    step: &mut Table<'_>,
+    verb: &str,
+) -> Option<Action> {
+    let client = names.client(diagnostics, step);
+    let (count, kind) = match verb {
+        "reads" => {
+            let count = step.integer(diagnostics, "reads", 1..LOAD_MAX + 1);
+            if !step.has("from") {
+                step.missing(diagnostics, "from", Some("from = \"shop.orders\"".to_string()));
+            }
+            let from = namespace(diagnostics, step, "from");
+            let read = parse_read(diagnostics, step);
+            (count, from.map(|from| LoadKind::Reads { from, read }))
+        }
+        _ => {
+            let count = step.integer(diagnostics, "writes", 1..LOAD_MAX + 1);
+            if !step.has("to") {
+                step.missing(diagnostics, "to", Some("to = \"shop.orders\"".to_string()));
+            }
+            let into = namespace(diagnostics, step, "to");
+            let write_concern = parse_write_concern(diagnostics, step);
+            (count, into.map(|into| LoadKind::Writes { into, write_concern }))
+        }
+    };
+    let every = step.duration(diagnostics, "every").unwrap_or(Duration::ZERO);
+    let retry_for = step.duration(diagnostics, "retry_for");
+    let background = step.string(diagnostics, "background");
+    let expect_span = step.has("expect").then(|| step.key_span("expect"));
+    let expected = parse_load_expected(diagnostics, names, step);
+    let background = match background {
+        Some((name, span)) => {
+            if let Some(span) = expect_span {
+                diagnostics.problem(
+                    &span,
+                    "a load in the background is judged when it has finished",
+                    Some(format!("move `expect` to the step finish = \"{name}\"")),
+                );
+            }
+            if names.loads.iter().any(|load| load == name) {
+                diagnostics.problem(&span, format!("something runs as `{name}` already"), None);
+                return None;
+            }
+            names.loads.push(name.to_string());
+            Some(name.to_string())
+        }
+        None => None,
+    };
+    Some(Action::Load(Box::new(Load {
+        client: client?,
+        kind: kind?,
+        count: count? as u32,
+        every,
+        background,
+        expected: expected?,
+        retry_for,
+    })))
+}
+
+fn parse_fault(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+    verb: &str,
+) -> Option<Fault> {
+    let one: Option<(&'static str, fn(MemberRef) -> Fault)> = match verb {
+        "kill" => Some(("kill", Fault::Kill)),
+        "shutdown" => Some(("shutdown", Fault::Shutdown)),
+        "restart" => Some(("restart", Fault::Restart)),
+        "restart_empty" => Some(("restart_empty", Fault::RestartEmpty)),
+        "pause" => Some(("pause", Fault::Pause)),
+        "resume" => Some(("resume", Fault::Resume)),
+        "isolate" => Some(("isolate", Fault::Isolate)),
+        _ => None,
+    };
+    if let Some((key, fault)) = one {
+        let value = step.take(key)?;
+        return names.member_value(diagnostics, key, value).map(fault);
+    }
+    match verb {
+        "heal" => {
+            let value = step.take("heal")?;
+            if value.get_ref().as_bool() != Some(true) {
+                let hint = "heal = true ends every fault of the network".to_string();
+                wrong_type(diagnostics, "heal", value, "true", Some(hint));
+                return None;
+            }
+            Some(Fault::Heal)
+        }
+        "partition" => parse_partition(diagnostics, names, step),
+        "cut" => pair(diagnostics, names, step, "cut").map(|(a, b)| Fault::Cut(a, b)),
+        "refuse" => pair(diagnostics, names, step, "refuse").map(|(a, b)| Fault::Refuse(a, b)),
+        "reset" => pair(diagnostics, names, step, "reset").map(|(a, b)| Fault::Reset(a, b)),
+        "delay" => {
+            let ends = pair(diagnostics, names, step, "delay");
+            if !step.has("by") {
+                step.missing(diagnostics, "by", Some("by = \"50ms\"".to_string()));
+            }
+            let by = step.take("by").and_then(|value| as_duration(diagnostics, "by", value));
+            let ((a, b), by) = ends.zip(by)?;
+            Some(Fault::Delay(a, b, by))
+        }
+        _ => unreachable!("`{verb}` is no fault"),
+    }
+}
+
+fn parse_partition(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+) -> Option<Fault> {
+    let value = step.take("partition")?;
+    let hint = || Some("two groups: partition = [[\"a\"], [\"b\", \"c\"]]".to_string());
+    let DeValue::Array(groups) = value.get_ref() else {
+        wrong_type(diagnostics, "partition", value, "two groups", hint());
+        return None;
+    };
+    let groups: Vec<_> = groups.iter().collect();
+    let [left, right] = groups.as_slice() else {
+        diagnostics.problem(&value.span(), "a partition has two groups", hint());
+        return None;
+    };
+    let group = |diagnostics: &mut Diagnostics<'_>, value| {
+        let mut ends = Vec::new();
+        for item in as_list(diagnostics, "partition", value, "member names")? {
+            ends.push(names.end(diagnostics, "partition", item)?);
+        }
+        Some(ends)
+    };
+    let left = group(diagnostics, left);
+    let right = group(diagnostics, right);
+    Some(Fault::Partition(left?, right?))
+}
+
+fn pair(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+    key: &'static str,
+) -> Option<(EndRef, EndRef)> {
+    let value = step.take(key)?;
+    let list = as_list(diagnostics, key, value, "two ends")?;
+    match list.as_slice() {
+        [from, to] => {
+            let from = names.end(diagnostics, key, from);
+            let to = names.end(diagnostics, key, to);
+            Some((from?, to?))
+        }
+        _ => {
+            let hint = Some(format!("{key} = [\"a\", \"b\"]"));
+            diagnostics.problem(&value.span(), format!("`{key}` needs two ends"), hint);
+            None
+        }
+    }
+}
+
+/// A count of something, for expectations.
+pub(crate) fn count_of(
+    diagnostics: &mut Diagnostics<'_>,
+    key: &str,
+    value: &super::reader::Value<'_>,
+) -> Option<u32> {
+    as_integer(diagnostics, key, value, 0..LOAD_MAX + 1).map(|count| count as u32)
+}
+
+/// The text of a value, for expectations.
+pub(crate) fn text_of<'t>(
+    diagnostics: &mut Diagnostics<'_>,
+    key: &str,
+    value: &'t super::reader::Value<'t>,
+) -> Option<&'t str> {
+    as_string(diagnostics, key, value)
+}
