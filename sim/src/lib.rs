@@ -1,7 +1,12 @@
 //! A MongoDB replica set in a box: simulated mongods under a virtual clock.
 
+pub mod check;
 pub mod mongod;
 pub mod random;
 #[cfg(feature = "scenario")]
 pub mod scenario;
 pub mod trace;
+pub mod transport;
+pub mod world;
+
+pub use world::{Sim, SimBuilder};

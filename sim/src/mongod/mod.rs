@@ -282,6 +282,11 @@ impl Mongod {
         &self.storage
     }
 
+    /// Sets the member's wall clock: skew and drift.
+    pub fn set_clock(&mut self, clock: WallClock) {
+        self.options.clock = clock;
+    }
+
     // ---- for the command families
 
     /// Writes one entry: gives it the next optime and the wall time, appends it to the oplog, applies

@@ -1,5 +1,17 @@
 //! The record of a run: a typed list of events, and the forms people read it in.
+//!
+//! Everything that decides says so with an [`Event`]: when, who, what, and why in words. A
+//! [`Recorder`] keeps the list; [`timeline`] prints it for people, [`json_lines`] for tools, and a
+//! [`Filter`] picks parts of the story.
 
 mod event;
+mod filter;
+mod json_lines;
+mod recorder;
+mod timeline;
 
 pub use event::{Category, Event, EventKind, MemberState};
+pub use filter::Filter;
+pub use json_lines::json_lines;
+pub use recorder::{Record, Recorder};
+pub use timeline::timeline;

@@ -1,0 +1,1 @@
+//! Worlds as their users see them.
