@@ -1,6 +1,7 @@
 //! One entry of the oplog, as members share it.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
 
 use bson::{RawDocumentBuf, Uuid};
 
@@ -28,6 +29,8 @@ pub struct OplogEntry {
     pub upsert: bool,
     /// The session fields of a retryable write or a transaction.
     pub session: Option<Box<OpSession>>,
+    /// What members that apply the same shared entry need not work out again; start with the default.
+    pub cache: EntryCache,
 }
 
 /// The `op` field.
@@ -81,4 +84,50 @@ pub enum RetryImage {
     Post(Arc<RawDocumentBuf>),
     /// The document before the change.
     Pre(Arc<RawDocumentBuf>),
+}
+
+/// What the first member to apply a shared entry worked out, for the others: no part of the entry's
+/// meaning, equal to any other.
+#[derive(Clone, Default)]
+pub struct EntryCache(pub(super) OnceLock<CachedWork>);
+
+/// See [`EntryCache`].
+#[derive(Clone)]
+pub(super) enum CachedWork {
+    /// The operations inside an `applyOps`.
+    Operations(Vec<InnerOperation>),
+    /// The document a diff turns `before` into. Weak, so that a small diff in the oplog does not keep
+    /// two large documents alive.
+    PostImage { before: Weak<RawDocumentBuf>, after: Weak<RawDocumentBuf> },
+}
+
+impl fmt::Debug for EntryCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EntryCache")
+    }
+}
+
+impl PartialEq for EntryCache {
+    fn eq(&self, _: &EntryCache) -> bool {
+        true
+    }
+}
+
+/// One operation inside an `applyOps` entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InnerOperation {
+    /// `op`.
+    pub kind: OpKind,
+    /// `ns`.
+    pub ns: Arc<str>,
+    /// `ui`.
+    pub collection_uuid: Option<Uuid>,
+    /// `o`.
+    pub object: Arc<RawDocumentBuf>,
+    /// `o2`.
+    pub object2: Option<Arc<RawDocumentBuf>>,
+    /// `b`.
+    pub upsert: bool,
+    /// `stmtId`.
+    pub statement_ids: Vec<i32>,
 }

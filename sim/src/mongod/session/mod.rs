@@ -1,5 +1,264 @@
 //! Logical sessions and the history of retryable writes.
+//!
+//! What is known of a session is derived from the oplog entries that carry it, on every member alike
+//! (the server keeps it in `config.transactions`): exactly-once across a failover holds because, and
+//! only if, the first attempt's entry survives.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bson::Uuid;
+
+use crate::mongod::error::{self, CommandError};
+use crate::mongod::oplog_entry::OplogEntry;
+use crate::mongod::optime::OpTime;
+
+/// How long a session is remembered after its last write: `localLogicalSessionTimeoutMinutes`.
+pub const SESSION_TIMEOUT_MILLIS: i64 = 30 * 60 * 1000;
+
+/// One session's record, as `config.transactions` holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionRecord {
+    /// `_id.id`.
+    pub lsid: Uuid,
+    /// `txnNum`.
+    pub txn_number: i64,
+    /// `lastWriteOpTime`.
+    pub last_write: OpTime,
+    /// `lastWriteDate`, in milliseconds since the Unix epoch.
+    pub last_write_wall_millis: i64,
+}
 
 /// What a member knows of sessions.
-#[derive(Debug, Default)]
-pub struct Sessions {}
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    by_lsid: BTreeMap<Uuid, Session>,
+    /// The number of sessions at which expired ones are looked for: doubles as needed, so that the
+    /// search costs each write next to nothing.
+    sweep_at: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Session {
+    txn_number: i64,
+    last_write: OpTime,
+    last_write_wall_millis: i64,
+    /// The statements executed under `txn_number`, and the entries they wrote.
+    statements: BTreeMap<i32, OpTime>,
+    /// Whether statements may have been executed whose entries are not in this member's oplog.
+    incomplete: bool,
+}
+
+impl Session {
+    fn new(txn_number: i64) -> Self {
+        Session {
+            txn_number,
+            last_write: OpTime::NULL,
+            last_write_wall_millis: 0,
+            statements: BTreeMap::new(),
+            incomplete: false,
+        }
+    }
+}
+
+impl Sessions {
+    /// Takes note of an entry that was applied.
+    pub fn observe(&mut self, entry: &OplogEntry) {
+        let Some(op) = &entry.session else { return };
+        let session = self.by_lsid.entry(op.lsid).or_insert_with(|| Session::new(op.txn_number));
+        if session.txn_number > op.txn_number {
+            return;
+        }
+        if session.txn_number < op.txn_number {
+            *session = Session::new(op.txn_number);
+        }
+        session.last_write = entry.optime;
+        session.last_write_wall_millis = entry.wall_millis;
+        for id in &op.statement_ids {
+            session.statements.entry(*id).or_insert(entry.optime);
+        }
+        if self.by_lsid.len() > self.sweep_at.max(1024) {
+            let oldest = entry.wall_millis - SESSION_TIMEOUT_MILLIS;
+            self.by_lsid.retain(|_, session| session.last_write_wall_millis >= oldest);
+            self.sweep_at = self.by_lsid.len() * 2;
+        }
+    }
+
+    /// Starts anew from the records that initial sync cloned (none otherwise) and from the entries in
+    /// the oplog, oldest first: after a restart, a rollback, an initial sync.
+    pub fn rebuild<'a>(
+        &mut self,
+        cloned: &[SessionRecord],
+        entries: impl Iterator<Item = &'a Arc<OplogEntry>>,
+    ) {
+        *self = Sessions::default();
+        for record in cloned {
+            let session = Session {
+                txn_number: record.txn_number,
+                last_write: record.last_write,
+                last_write_wall_millis: record.last_write_wall_millis,
+                statements: BTreeMap::new(),
+                incomplete: true,
+            };
+            self.by_lsid.insert(record.lsid, session);
+        }
+        for entry in entries {
+            self.observe(entry);
+        }
+    }
+
+    /// The records of all sessions that wrote, for another member's initial sync.
+    pub fn records(&self) -> Vec<SessionRecord> {
+        self.by_lsid
+            .iter()
+            .filter(|(_, session)| !session.last_write.is_null())
+            .map(|(lsid, session)| SessionRecord {
+                lsid: *lsid,
+                txn_number: session.txn_number,
+                last_write: session.last_write,
+                last_write_wall_millis: session.last_write_wall_millis,
+            })
+            .collect()
+    }
+
+    /// A retryable write of this number begins, or comes again. A newer number makes the older one
+    /// forgotten.
+    ///
+    /// # Errors
+    /// 72 InvalidOptions: a negative number; 225 TransactionTooOld: the session is past it.
+    pub fn begin(&mut self, lsid: Uuid, txn_number: i64) -> Result<(), CommandError> {
+        if txn_number < 0 {
+            return Err(CommandError::new(
+                error::INVALID_OPTIONS,
+                "Transaction number cannot be negative",
+            ));
+        }
+        let session = self.by_lsid.entry(lsid).or_insert_with(|| Session::new(txn_number));
+        if session.txn_number > txn_number {
+            return Err(CommandError::new(
+                error::TRANSACTION_TOO_OLD,
+                format!(
+                    "Retryable write with txnNumber {txn_number} is prohibited on session {lsid} \
+                     because a newer retryable write with txnNumber {} has already started on this \
+                     session.",
+                    session.txn_number
+                ),
+            ));
+        }
+        if session.txn_number < txn_number {
+            let wall = session.last_write_wall_millis;
+            *session = Session { last_write_wall_millis: wall, ..Session::new(txn_number) };
+        }
+        Ok(())
+    }
+
+    /// The entry that a statement wrote when it was first executed; `None` if it was not.
+    ///
+    /// # Errors
+    /// 217 IncompleteTransactionHistory: that cannot be told any more.
+    pub fn executed(
+        &self,
+        lsid: Uuid,
+        txn_number: i64,
+        statement_id: i32,
+    ) -> Result<Option<OpTime>, CommandError> {
+        let session = self.by_lsid.get(&lsid).filter(|session| session.txn_number == txn_number);
+        let Some(session) = session else { return Ok(None) };
+        match session.statements.get(&statement_id) {
+            Some(optime) => Ok(Some(*optime)),
+            None if session.incomplete => Err(incomplete_history(lsid, txn_number)),
+            None => Ok(None),
+        }
+    }
+
+    /// `prevOpTime` of the next entry of this transaction number: null for its first one.
+    pub fn previous(&self, lsid: Uuid, txn_number: i64) -> OpTime {
+        self.by_lsid
+            .get(&lsid)
+            .filter(|session| session.txn_number == txn_number)
+            .map_or(OpTime::NULL, |session| session.last_write)
+    }
+
+    /// `endSessions`, `killSessions`: the session is over.
+    pub fn forget(&mut self, lsid: Uuid) {
+        self.by_lsid.remove(&lsid);
+    }
+
+    /// How many sessions are known.
+    pub fn len(&self) -> usize {
+        self.by_lsid.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.by_lsid.is_empty()
+    }
+}
+
+/// 217: the entry that would tell a statement's result is gone.
+pub(crate) fn incomplete_history(lsid: Uuid, txn_number: i64) -> CommandError {
+    CommandError::new(
+        error::INCOMPLETE_TRANSACTION_HISTORY,
+        format!("Incomplete history detected for transaction {txn_number} on session {lsid}."),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::mongod::oplog_entry::{OpKind, OpSession};
+    use crate::mongod::optime::Ts;
+
+    const LSID: Uuid = Uuid::from_bytes([7; 16]);
+
+    fn write(increment: u32, txn_number: i64, statement_ids: Vec<i32>) -> Arc<OplogEntry> {
+        Arc::new(OplogEntry {
+            optime: OpTime::new(Ts::new(1, increment), 1),
+            wall_millis: 1000,
+            kind: OpKind::Insert,
+            ns: "db.c".into(),
+            collection_uuid: None,
+            object: Arc::new(rawdoc! { "_id": increment as i32 }),
+            object2: None,
+            upsert: false,
+            session: Some(Box::new(OpSession {
+                lsid: LSID,
+                txn_number,
+                statement_ids,
+                previous: OpTime::NULL,
+                retry_image: None,
+            })),
+            cache: Default::default(),
+        })
+    }
+
+    #[test]
+    fn an_executed_statement_is_known_by_its_entry_until_a_newer_number_comes() {
+        let mut sessions = Sessions::default();
+        sessions.begin(LSID, 1).unwrap();
+        sessions.observe(&write(1, 1, vec![0, 1]));
+        let wrote = Some(OpTime::new(Ts::new(1, 1), 1));
+        assert_eq!(sessions.executed(LSID, 1, 1), Ok(wrote));
+        assert_eq!(sessions.executed(LSID, 1, 2), Ok(None));
+        assert_eq!(sessions.previous(LSID, 1), wrote.unwrap());
+        sessions.begin(LSID, 2).unwrap();
+        assert_eq!(sessions.executed(LSID, 2, 1), Ok(None));
+        assert_eq!(sessions.begin(LSID, 1).unwrap_err().code, 225);
+    }
+
+    #[test]
+    fn a_rolled_back_statement_is_forgotten_and_a_cloned_one_is_not_guessed_about() {
+        let mut sessions = Sessions::default();
+        let entries = [write(1, 1, vec![0]), write(2, 1, vec![1])];
+        entries.iter().for_each(|entry| sessions.observe(entry));
+        let records = sessions.records();
+        sessions.rebuild(&[], entries[..1].iter());
+        assert_eq!(sessions.executed(LSID, 1, 1), Ok(None));
+        sessions.rebuild(&records, [].iter());
+        assert_eq!(sessions.executed(LSID, 1, 1).unwrap_err().code, 217);
+        sessions.begin(LSID, 2).unwrap();
+        assert_eq!(sessions.executed(LSID, 2, 1), Ok(None));
+    }
+}
