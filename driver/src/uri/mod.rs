@@ -1,10 +1,5 @@
-//! Connection strings.
+//! Connection strings: `mongodb://` and `mongodb+srv://`, their hosts and their options.
 
-/// Host and port of a server.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServerAddress {
-    /// Lower-case host name or IP address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
+mod address;
+
+pub use address::{DEFAULT_PORT, ServerAddress};
