@@ -94,7 +94,7 @@ impl Future for Connecting<'_> {
         let shared = &self.transport.shared;
         let mut world = shared.world();
         let Some(stream) = &self.stream else {
-            let host = format!("{}:{}", self.to.host, self.to.port);
+            let host = self.to.to_string();
             let Some(node) = world.node_at(&host) else {
                 return Poll::Ready(Err(no_such_name(&host)));
             };
