@@ -84,9 +84,15 @@ impl Sessions {
         }
     }
 
-    /// Starts anew from the records that initial sync cloned (none otherwise) and from the entries in
-    /// the oplog, oldest first: after a restart, a rollback, an initial sync.
-    pub fn rebuild<'a>(
+    /// Starts anew from the entries in the oplog, oldest first: after a restart or a rollback.
+    pub fn rebuild<'a>(&mut self, entries: impl Iterator<Item = &'a Arc<OplogEntry>>) {
+        self.rebuild_after_sync(&[], entries);
+    }
+
+    /// Starts anew after an initial sync: from the records it cloned
+    /// (`storage::Snapshot::sessions`), and from the entries in the oplog. What those sessions executed
+    /// before the clone is known to have happened, but not what it answered.
+    pub fn rebuild_after_sync<'a>(
         &mut self,
         cloned: &[SessionRecord],
         entries: impl Iterator<Item = &'a Arc<OplogEntry>>,
@@ -172,7 +178,7 @@ impl Sessions {
     }
 
     /// `prevOpTime` of the next entry of this transaction number: null for its first one.
-    pub fn previous(&self, lsid: Uuid, txn_number: i64) -> OpTime {
+    pub fn last_write(&self, lsid: Uuid, txn_number: i64) -> OpTime {
         self.by_lsid
             .get(&lsid)
             .filter(|session| session.txn_number == txn_number)
@@ -242,7 +248,7 @@ mod tests {
         let wrote = Some(OpTime::new(Ts::new(1, 1), 1));
         assert_eq!(sessions.executed(LSID, 1, 1), Ok(wrote));
         assert_eq!(sessions.executed(LSID, 1, 2), Ok(None));
-        assert_eq!(sessions.previous(LSID, 1), wrote.unwrap());
+        assert_eq!(sessions.last_write(LSID, 1), wrote.unwrap());
         sessions.begin(LSID, 2).unwrap();
         assert_eq!(sessions.executed(LSID, 2, 1), Ok(None));
         assert_eq!(sessions.begin(LSID, 1).unwrap_err().code, 225);
@@ -254,9 +260,9 @@ mod tests {
         let entries = [write(1, 1, vec![0]), write(2, 1, vec![1])];
         entries.iter().for_each(|entry| sessions.observe(entry));
         let records = sessions.records();
-        sessions.rebuild(&[], entries[..1].iter());
+        sessions.rebuild(entries[..1].iter());
         assert_eq!(sessions.executed(LSID, 1, 1), Ok(None));
-        sessions.rebuild(&records, [].iter());
+        sessions.rebuild_after_sync(&records, [].iter());
         assert_eq!(sessions.executed(LSID, 1, 1).unwrap_err().code, 217);
         sessions.begin(LSID, 2).unwrap();
         assert_eq!(sessions.executed(LSID, 2, 1), Ok(None));

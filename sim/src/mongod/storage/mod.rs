@@ -78,10 +78,9 @@ impl Snapshot {
         &self.sessions
     }
 
-    /// How many collections, and documents in them.
-    pub fn counts(&self) -> (usize, usize) {
-        let documents = self.collections.iter().map(|copy| copy.documents.len()).sum();
-        (self.collections.len(), documents)
+    /// How many documents there are in all collections.
+    pub fn document_count(&self) -> usize {
+        self.collections.iter().map(|copy| copy.documents.len()).sum()
     }
 }
 
@@ -253,8 +252,8 @@ impl Storage {
         &self.oplog
     }
 
-    /// The single document of a collection of `local` (`local.system.replset`,
-    /// `local.replset.election`, `local.system.rollback.id`, ...), by the collection's full name.
+    /// The single document of a collection of `local`, by the collection's name without the database:
+    /// `system.replset`, `replset.election`, `system.rollback.id`, ...
     pub fn local_document(&self, name: &str) -> Option<&RawDocumentBuf> {
         self.local.get(name)
     }
@@ -264,7 +263,7 @@ impl Storage {
         self.local.insert(name.to_owned(), document);
     }
 
-    /// The collections of `local` that hold a single document, by full name.
+    /// The collections of `local` that hold a single document, by name without the database.
     pub fn local_documents(&self) -> impl Iterator<Item = (&str, &RawDocumentBuf)> {
         self.local.iter().map(|(name, document)| (name.as_str(), document))
     }
