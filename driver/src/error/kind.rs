@@ -92,6 +92,12 @@ pub enum ErrorKind {
         /// Which server, and which versions.
         message: String,
     },
+    /// A server's word was overtaken by a newer one; stands in its description alone.
+    #[error("{message}")]
+    StaleServer {
+        /// What overtook it.
+        message: String,
+    },
     /// A change stream's document came without the `_id` that is its resume token.
     #[error("cannot resume a change stream: a document came without its resume token")]
     MissingResumeToken,

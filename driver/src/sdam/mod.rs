@@ -4,10 +4,13 @@
 //! Nothing here reads a clock or moves a byte. [`Topology`] is told outcomes and gives out
 //! [`Effect`]s; monitors, pools and listeners carry them out.
 
+mod machine;
+mod rules;
 mod server;
 mod topology;
 mod version;
 
+pub use machine::{ApplicationError, Effect, Topology, TopologyOptions};
 pub use server::{OpTime, ServerDescription, ServerType};
 pub use topology::{TopologyDescription, TopologyType};
 pub use version::TopologyVersion;
