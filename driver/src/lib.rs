@@ -1,10 +1,16 @@
 //! A MongoDB replica set driver that reaches the outside through one transport trait.
 
+mod connection;
 pub mod error;
 pub mod event;
+mod monitor;
+pub mod operation;
 pub mod options;
+pub mod pool;
 pub mod sdam;
 pub mod selection;
+mod session;
+mod sync;
 pub mod time;
 pub mod transport;
 pub mod uri;

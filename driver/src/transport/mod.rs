@@ -3,6 +3,9 @@
 //! Two implementations ship: over TCP on tokio (`tcp`, behind the feature of that name) and into a
 //! simulated world (crate `stepdown`). A third party can write another.
 
+#[cfg(feature = "tcp")]
+pub mod tcp;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
