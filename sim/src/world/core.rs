@@ -22,7 +22,7 @@ use crate::mongod::{
     Input, Mongod, Options, Output, PeerId, ReplSetOption, ReplyTo, RpcId, ServerVersion, WallClock,
 };
 use crate::random::RandomStream;
-use crate::trace::{EventKind, Record, Recorder};
+use crate::trace::{EventKind, Recorder};
 
 /// What a world has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,7 @@ mod faults;
 mod network;
 mod node;
 mod queue;
+mod set;
 mod sim;
 mod slab;
 #[cfg(test)]

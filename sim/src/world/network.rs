@@ -81,12 +81,6 @@ impl Network {
         }
     }
 
-    /// Whether any fault is in force.
-    #[inline]
-    pub(crate) fn is_faulty(&self) -> bool {
-        self.faulty
-    }
-
     /// When something sent now arrives on an undisturbed link.
     #[inline]
     pub(crate) fn plain_arrival(&self, now: Instant, random: &mut RandomStream) -> Instant {

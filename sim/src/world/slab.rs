@@ -72,6 +72,7 @@ impl<T> Slab<T> {
     }
 
     /// How many values there are.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

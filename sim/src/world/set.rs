@@ -1,0 +1,121 @@
+//! Making a set of the members: initiate, and wait for the first election.
+
+use std::io;
+use std::time::Duration;
+
+use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use stepdown_driver::transport::{Stream, Transport};
+use stepdown_driver::uri::ServerAddress;
+use stepdown_driver::wire::{FrameReader, Message};
+
+use super::core::World;
+use super::sim::{Member, Sim};
+use crate::trace::MemberState;
+
+/// The client that initiates: an operator with a shell.
+const OPERATOR: &str = "operator";
+
+/// A quorum check waits at most so long for the members to answer, and a person for the quorum check.
+const INITIATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The first election comes 10 to 11.5 s after the initiate; a split vote or two are granted.
+const ELECTION_LIMIT: Duration = Duration::from_secs(120);
+
+impl Sim {
+    /// Runs `replSetInitiate` on the first member over a direct connection, with a configuration of
+    /// all members; time passes until it is answered. No election has happened by then.
+    ///
+    /// # Panics
+    /// If the server refuses, with its error; if there is no member.
+    pub fn initiate(&self) {
+        let (set_name, hosts) = {
+            let world = self.world();
+            let hosts: Vec<String> = world.nodes.iter().map(|node| node.host.to_string()).collect();
+            (world.set_name.to_string(), hosts)
+        };
+        let mut members = RawArrayBuf::new();
+        for (id, host) in (0_i32..).zip(&hosts) {
+            members.push(rawdoc! { "_id": id, "host": host.as_str() });
+        }
+        let config = rawdoc! { "_id": set_name, "version": 1_i32, "members": members };
+        let command = rawdoc! { "replSetInitiate": config, "$db": "admin" };
+        let first = hosts.first().unwrap_or_else(|| panic!("a set needs a member"));
+        let transport = self.transport(OPERATOR);
+        let reply = self.block_on(run_command(&*transport, first, command));
+        let complaint = match &reply {
+            Ok(reply) if matches!(reply.get_f64("ok"), Ok(1.0)) => return,
+            Ok(reply) => format!("{reply:?}"),
+            Err(error) => error.to_string(),
+        };
+        self.world().fail(&format!("replSetInitiate on {first} failed: {complaint}"));
+    }
+
+    /// Initiates, then lets time pass until one member accepts writes and all others that run are
+    /// SECONDARY or ARBITER. Gives back the primary.
+    ///
+    /// # Panics
+    /// If that does not happen within two minutes of virtual time.
+    pub fn elect(&self) -> Member {
+        self.initiate();
+        if self.run_until_world(ELECTION_LIMIT, World::is_settled).is_err() {
+            self.world().fail("no settled set within two minutes of the initiate");
+        }
+        let world = self.world();
+        let primary = world.primary().expect("a settled set has a primary");
+        world.member(primary)
+    }
+}
+
+impl World {
+    /// One writable primary, and every other member that runs is SECONDARY or ARBITER.
+    fn is_settled(&self) -> bool {
+        let mut writable = 0;
+        for (_, status) in self.statuses() {
+            match status.state {
+                MemberState::Primary if status.writable => writable += 1,
+                MemberState::Secondary | MemberState::Arbiter => {}
+                _ => return false,
+            }
+        }
+        writable == 1
+    }
+}
+
+/// One command on a connection of its own.
+async fn run_command(
+    transport: &dyn Transport,
+    host: &str,
+    command: RawDocumentBuf,
+) -> io::Result<RawDocumentBuf> {
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "27017"));
+    let port = port.parse().map_err(|_| io::Error::other(format!("no port in {host}")))?;
+    let address = ServerAddress { host: name.to_owned(), port };
+    let by = transport.now() + INITIATE_LIMIT;
+    let mut stream = transport.connect(&address, by).await?;
+    stream.set_deadline(Some(by));
+    let mut request = Vec::new();
+    Message::new(1, 0, command).encode(&mut request);
+    let mut written = 0;
+    while written < request.len() {
+        written += write(&mut *stream, &request[written..]).await?;
+    }
+    let mut frames = FrameReader::new();
+    let mut buffer = [0_u8; 4_096];
+    loop {
+        if let Some(reply) = frames.next().map_err(io::Error::other)? {
+            return Ok(reply.body);
+        }
+        match read(&mut *stream, &mut buffer).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => frames.feed(&buffer[..count]),
+        }
+    }
+}
+
+async fn write(stream: &mut dyn Stream, bytes: &[u8]) -> io::Result<usize> {
+    std::future::poll_fn(|cx| stream.poll_write(cx, bytes)).await
+}
+
+async fn read(stream: &mut dyn Stream, into: &mut [u8]) -> io::Result<usize> {
+    std::future::poll_fn(|cx| stream.poll_read(cx, into)).await
+}
