@@ -76,7 +76,7 @@ impl SimBuilder {
 
     /// Adds one member at `host` (`name:port`; port 27017 if none is given).
     pub fn member(mut self, host: impl Into<String>) -> Self {
-        self.members.push(with_port(host.into()));
+        self.members.push(with_port(&host.into()));
         self
     }
 
@@ -161,7 +161,8 @@ impl SimBuilder {
     }
 }
 
-/// Adds the default port.
-pub(crate) fn with_port(host: String) -> String {
+/// A member's address as drivers spell it: in lower case, with a port.
+pub(crate) fn with_port(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
     if host.contains(':') { host } else { host + ":27017" }
 }

@@ -204,7 +204,7 @@ impl Sim {
     /// # Errors
     /// The name is taken.
     pub fn add_member(&self, host: impl Into<String>) -> Result<(), FaultError> {
-        let host = with_port(host.into());
+        let host = with_port(&host.into());
         let mut world = self.world();
         if world.node_at(&host).is_some() {
             return Err(FaultError::Exists(host));

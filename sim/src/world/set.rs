@@ -87,9 +87,7 @@ async fn run_command(
     host: &str,
     command: RawDocumentBuf,
 ) -> io::Result<RawDocumentBuf> {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "27017"));
-    let port = port.parse().map_err(|_| io::Error::other(format!("no port in {host}")))?;
-    let address = ServerAddress { host: name.to_owned(), port };
+    let address = ServerAddress::parse(host).map_err(io::Error::other)?;
     let by = transport.now() + INITIATE_LIMIT;
     let mut stream = transport.connect(&address, by).await?;
     stream.set_deadline(Some(by));

@@ -20,7 +20,7 @@ fn world(seed: u64) -> Sim {
 }
 
 fn address(host: &str) -> ServerAddress {
-    ServerAddress { host: host.into(), port: 27017 }
+    ServerAddress::new(host, 27017)
 }
 
 async fn connect(
