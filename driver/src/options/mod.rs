@@ -39,7 +39,7 @@ pub const DEFAULT_MAX_ADAPTIVE_RETRIES: u32 = 2;
 
 /// Everything a client can be told. `None` means the default.
 ///
-/// Made from a connection string, or by [`ClientOptions::default`]
+/// Made by [`ClientOptions::parse_str`] from a connection string, or by [`ClientOptions::default`]
 /// and assignment. Field names are those of the crate `mongodb`; times are durations, and zero means
 /// "no limit" where the connection string's option says so.
 #[derive(Clone, Debug, Default)]
@@ -124,11 +124,30 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
+    /// The options of a `mongodb://` connection string; its warnings are dropped (see
+    /// [`ConnectionString::parse`](crate::uri::ConnectionString::parse) to keep them).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the connection string specification says so, and for `mongodb+srv://`,
+    /// which needs DNS (see [`ConnectionString::resolve_with`](crate::uri::ConnectionString::resolve_with)).
+    pub fn parse_str(uri: impl AsRef<str>) -> Result<Self> {
+        crate::uri::ConnectionString::parse(uri.as_ref())?.into_options()
+    }
+
     /// Whether these options can be used together.
     ///
     /// # Errors
     /// `InvalidArgument` naming the options that contradict each other.
     pub fn validate(&self) -> Result<()> {
+        self.validate_combinations()?;
+        match &self.credential {
+            Some(credential) => credential.validate(),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`ClientOptions::validate`], but for the credential, which may not be complete yet.
+    pub(crate) fn validate_combinations(&self) -> Result<()> {
         let refuse = |message: &str| Err(Error::invalid_argument(message));
         if self.direct_connection == Some(true) && self.hosts.len() > 1 {
             return refuse("directConnection=true needs exactly one host");
@@ -163,9 +182,6 @@ impl ClientOptions {
         }
         if self.max_connecting == Some(0) {
             return refuse("maxConnecting is at least 1");
-        }
-        if let Some(credential) = &self.credential {
-            credential.validate()?;
         }
         if let Some(write_concern) = &self.write_concern {
             write_concern.validate()?;
