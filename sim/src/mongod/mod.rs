@@ -8,21 +8,20 @@ use std::sync::Arc;
 
 use stepdown_driver::Instant;
 
-use crate::random::RandomStream;
 use crate::trace::{Event, MemberState};
 
-pub mod command;
+pub(crate) mod command;
 pub mod error;
 pub mod oplog_entry;
 pub mod optime;
 pub mod peer;
+mod process;
 pub mod query;
 pub mod repl;
 pub mod session;
 pub mod storage;
+mod timer;
 
-use command::{Operation, OplogDraft, ReadAt};
-use error::CommandError;
 use optime::OpTime;
 use peer::{PeerFailure, PeerReply, PeerRequest};
 
@@ -196,18 +195,8 @@ pub enum Output {
 pub struct DataFiles {
     /// Collections, indexes, oplog, and the documents of `local`.
     pub storage: storage::DurableStorage,
-}
-
-/// One simulated mongod process.
-///
-/// After each [`Mongod::handle`], drain [`Mongod::poll_output`] until it is empty and look at
-/// [`Mongod::next_timeout`] again.
-pub struct Mongod {
-    pub(crate) options: Options,
-    pub(crate) random: RandomStream,
-    pub(crate) storage: storage::Storage,
-    pub(crate) sessions: session::Sessions,
-    outputs: std::collections::VecDeque<Output>,
+    /// The process that left them ended cleanly.
+    pub clean: bool,
 }
 
 /// What a watcher may know of a member without asking it over the wire.
@@ -233,81 +222,5 @@ pub struct MemberStatus {
     pub sync_source: Option<Arc<str>>,
 }
 
-impl Mongod {
-    /// Starts a process on what `files` hold. `random` is its own stream.
-    pub fn start(now: Instant, options: Options, files: DataFiles, random: RandomStream) -> Self {
-        let _ = now;
-        Mongod {
-            options,
-            random,
-            storage: storage::Storage::open(files.storage),
-            sessions: session::Sessions::default(),
-            outputs: Default::default(),
-        }
-    }
-
-    /// Takes in one input at `now`; `now` never goes back.
-    pub fn handle(&mut self, now: Instant, input: Input) {
-        let _ = (now, input);
-    }
-
-    /// The next output, until there is none.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    /// When [`Input::Timeout`] is due; [`Instant::NEVER`] if never.
-    pub fn next_timeout(&self) -> Instant {
-        Instant::NEVER
-    }
-
-    /// kill -9: what stays on disk, without what was not journaled; and how many oplog entries were lost.
-    pub fn kill(self) -> (DataFiles, usize) {
-        let (storage, lost) = self.storage.crash();
-        (DataFiles { storage }, lost)
-    }
-
-    /// After [`Output::Exited`]: everything, flushed.
-    pub fn into_data_files(self) -> DataFiles {
-        DataFiles { storage: self.storage.close() }
-    }
-
-    /// What a watcher may know.
-    pub fn status(&self) -> MemberStatus {
-        unimplemented!()
-    }
-
-    /// The store, for checks.
-    pub fn storage(&self) -> &storage::Storage {
-        &self.storage
-    }
-
-    /// Sets the member's wall clock: skew and drift.
-    pub fn set_clock(&mut self, clock: WallClock) {
-        self.options.clock = clock;
-    }
-
-    // ---- for the command families
-
-    /// Writes one entry: gives it the next optime and the wall time, appends it to the oplog, applies
-    /// it to the store. The only way data changes on a primary.
-    ///
-    /// # Errors
-    /// What applying it says (duplicate key, no such collection); nothing is written then.
-    pub(crate) fn log(&mut self, now: Instant, draft: OplogDraft) -> Result<OpTime, CommandError> {
-        let _ = (now, draft);
-        unimplemented!()
-    }
-
-    /// The version of the data that `operation` must read, by its read concern (waiting is over when
-    /// a command runs).
-    pub(crate) fn read_at(&self, operation: &Operation) -> ReadAt {
-        let _ = operation;
-        ReadAt::Newest
-    }
-
-    /// The member's wall clock, in milliseconds since the Unix epoch.
-    pub(crate) fn wall_millis(&self, now: Instant) -> i64 {
-        self.options.clock.millis(now)
-    }
-}
+pub use process::Mongod;
+pub(crate) use process::{WAKE_ALL, WAKE_COMMIT, WAKE_DATA, WAKE_STATE};

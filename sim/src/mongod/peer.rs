@@ -62,8 +62,8 @@ pub enum PeerFailure {
     UnknownHost,
 }
 
-/// `replSetHeartbeat`. `Copy` and small: it is nine tenths of an idle set's traffic.
-#[derive(Clone, Copy, Debug)]
+/// `replSetHeartbeat`. Small: it is nine tenths of an idle set's traffic.
+#[derive(Clone, Debug)]
 pub struct Heartbeat {
     /// A fingerprint of the set's name; `replSetHeartbeat: "<name>"` when encoded.
     pub set_name_hash: u64,
@@ -75,6 +75,9 @@ pub struct Heartbeat {
     pub config_term: i64,
     /// `fromId`: the sender's member `_id`; -1 if it has none.
     pub from_id: i32,
+    /// `from`: the sender's address; left out once the receiver is known to have the sender's
+    /// configuration, where `from_id` says the same.
+    pub from: Option<Arc<str>>,
     /// `term`.
     pub term: i64,
     /// `primaryId`: whom the sender holds to be primary; -1 for nobody.
