@@ -84,6 +84,7 @@ codes! {
     INVALID_ID_FIELD = 53 "InvalidIdField";
     COMMAND_NOT_FOUND = 59 "CommandNotFound";
     LOCATION_60 = 60 "Location60";
+    INVALID_UUID = 207 "InvalidUUID";
     IMMUTABLE_FIELD = 66 "ImmutableField";
     CANNOT_CREATE_INDEX = 67 "CannotCreateIndex";
     WRITE_CONCERN_FAILED = 64 "WriteConcernFailed";

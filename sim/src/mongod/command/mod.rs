@@ -1,8 +1,59 @@
 //! The commands: one file per family, each with a table of [`spec::CommandSpec`]s.
 
-pub mod operation;
-pub(crate) mod spec;
+use bson::Bson;
 
-pub use operation::{
-    Operation, OperationSession, OplogDraft, Outcome, ReadAt, ReadConcern, ReadConcernLevel,
-};
+pub(crate) mod client;
+mod diagnostic;
+mod dispatch;
+pub(crate) mod fail_point;
+mod hello;
+pub mod operation;
+mod replication;
+pub(crate) mod request;
+pub(crate) mod spec;
+pub(crate) mod wait;
+pub(crate) mod write_concern;
+
+pub(crate) use operation::{Operation, OplogDraft, Outcome, ReadAt};
+use spec::CommandSpec;
+
+/// Every family's table.
+const FAMILIES: &[&[CommandSpec]] =
+    &[diagnostic::COMMANDS, fail_point::COMMANDS, hello::COMMANDS, replication::COMMANDS];
+
+/// The command of a name, if there is one.
+pub(crate) fn find_command(name: &str) -> Option<&'static CommandSpec> {
+    FAMILIES.iter().flat_map(|family| family.iter()).find(|spec| spec.names.contains(&name))
+}
+
+/// The commands' names, for `listCommands`.
+pub(crate) fn command_names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().flat_map(|family| family.iter()).map(|spec| spec.names[0])
+}
+
+/// The server's name of a value's type, as its error messages say it.
+pub(crate) fn type_name(value: &Bson) -> &'static str {
+    match value {
+        Bson::Array(_) => "array",
+        Bson::Binary(_) => "binData",
+        Bson::Boolean(_) => "bool",
+        Bson::DateTime(_) => "date",
+        Bson::DbPointer(_) => "dbPointer",
+        Bson::Decimal128(_) => "decimal",
+        Bson::Document(_) => "object",
+        Bson::Double(_) => "double",
+        Bson::Int32(_) => "int",
+        Bson::Int64(_) => "long",
+        Bson::JavaScriptCode(_) => "javascript",
+        Bson::JavaScriptCodeWithScope(_) => "javascriptWithScope",
+        Bson::MaxKey => "maxKey",
+        Bson::MinKey => "minKey",
+        Bson::Null => "null",
+        Bson::ObjectId(_) => "objectId",
+        Bson::RegularExpression(_) => "regex",
+        Bson::String(_) => "string",
+        Bson::Symbol(_) => "symbol",
+        Bson::Timestamp(_) => "timestamp",
+        Bson::Undefined => "undefined",
+    }
+}

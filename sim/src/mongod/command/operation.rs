@@ -6,6 +6,7 @@ use std::time::Duration;
 use bson::{RawDocumentBuf, Uuid};
 use stepdown_driver::Instant;
 
+use super::wait::Wait;
 use crate::mongod::ConnectionId;
 use crate::mongod::oplog_entry::{OpKind, OpSession};
 use crate::mongod::optime::Ts;
@@ -95,7 +96,7 @@ pub enum ReadAt {
 
 /// What a command gives back; an `Err(CommandError)` beside it is `{ok: 0}`.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The reply's own fields, without `ok` and what follows it.
     Reply(RawDocumentBuf),
     /// Nothing to answer yet: run the same operation again when data arrives or at `until`
@@ -103,6 +104,17 @@ pub enum Outcome {
     AwaitData {
         /// When to answer anyway.
         until: Instant,
+    },
+    /// Nothing to answer yet: something else ends the wait.
+    Park(Wait),
+    /// Step down once it is safe.
+    StepDown {
+        /// When to give up, or to do it anyway with `force`.
+        until: Instant,
+        /// No candidacy before this.
+        period_end: Instant,
+        /// Step down at `until` even if nobody is ready.
+        force: bool,
     },
 }
 

@@ -7,6 +7,7 @@ use crate::mongod::Mongod;
 use crate::mongod::error::CommandError;
 
 /// A command as its family's table lists it.
+#[derive(Debug)]
 pub(crate) struct CommandSpec {
     /// Its name, and the other spellings clients use (`isMaster`, `ismaster`).
     pub names: &'static [&'static str],

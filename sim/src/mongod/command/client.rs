@@ -1,0 +1,167 @@
+//! Clients' connections: bytes in, one request at a time, bytes out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bson::RawDocumentBuf;
+use stepdown_driver::Instant;
+use stepdown_driver::wire::{FrameReader, Message, encode_reply};
+
+use crate::mongod::optime::OpTime;
+use crate::mongod::{ConnectionId, Mongod, Output};
+
+/// Requests that may wait on one connection before it is closed as abusive.
+const QUEUE_MAX: usize = 10_000;
+
+/// Every client connected to this process.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    connections: BTreeMap<ConnectionId, Client>,
+    opened: i32,
+    request_id: i32,
+}
+
+/// One client's connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    reader: FrameReader,
+    queue: VecDeque<Message>,
+    /// A request is being worked on: the next ones wait.
+    busy: bool,
+    /// `serve_next` is at work on this connection: its loop takes up what comes free.
+    serving: bool,
+    pub remote: Arc<str>,
+    /// `connectionId`.
+    pub number: i32,
+    /// The client knows the word "primary".
+    pub hello_ok: bool,
+    pub app_name: Option<String>,
+    /// The optime of the connection's last write.
+    pub last_op: OpTime,
+}
+
+impl Clients {
+    pub(crate) fn get(&self, connection: ConnectionId) -> Option<&Client> {
+        self.connections.get(&connection)
+    }
+
+    pub(crate) fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Client> {
+        self.connections.get_mut(&connection)
+    }
+
+    /// Open connections.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Connections ever opened.
+    pub(crate) fn total_opened(&self) -> i32 {
+        self.opened
+    }
+}
+
+impl Mongod {
+    pub(crate) fn client_opened(&mut self, connection: ConnectionId, remote: Arc<str>) {
+        self.clients.opened += 1;
+        let client = Client {
+            reader: FrameReader::new(),
+            queue: VecDeque::new(),
+            busy: false,
+            serving: false,
+            remote,
+            number: self.clients.opened,
+            hello_ok: false,
+            app_name: None,
+            last_op: OpTime::NULL,
+        };
+        let before = self.clients.connections.insert(connection, client);
+        assert!(before.is_none(), "connection {connection:?} was opened twice");
+    }
+
+    pub(crate) fn client_closed(&mut self, connection: ConnectionId) {
+        self.clients.connections.remove(&connection);
+        self.parked.retain(|parked| parked.connection() != connection);
+    }
+
+    /// Closes a client's connection from this side.
+    pub(crate) fn close_client(&mut self, connection: ConnectionId) {
+        if self.clients.connections.contains_key(&connection) {
+            self.client_closed(connection);
+            self.outputs.push_back(Output::CloseClient { connection });
+        }
+    }
+
+    /// Entering ROLLBACK or REMOVED closes everybody's connection.
+    pub(crate) fn close_all_clients(&mut self) {
+        let all: Vec<ConnectionId> = self.clients.connections.keys().copied().collect();
+        for connection in all {
+            self.close_client(connection);
+        }
+    }
+
+    pub(crate) fn client_bytes(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
+        let Some(client) = self.clients.get_mut(connection) else { return };
+        client.reader.feed(bytes);
+        loop {
+            match client.reader.next() {
+                Ok(Some(message)) => client.queue.push_back(message),
+                Ok(None) => break,
+                // A server closes a connection whose bytes make no sense.
+                Err(_) => {
+                    self.close_client(connection);
+                    return;
+                }
+            }
+            if client.queue.len() > QUEUE_MAX {
+                self.close_client(connection);
+                return;
+            }
+        }
+        self.serve_next(now, connection);
+    }
+
+    /// Takes up the next requests of a connection, until one has to wait.
+    pub(crate) fn serve_next(&mut self, now: Instant, connection: ConnectionId) {
+        let Some(client) = self.clients.get_mut(connection) else { return };
+        if std::mem::replace(&mut client.serving, true) {
+            return;
+        }
+        while let Some(client) = self.clients.get_mut(connection) {
+            let message = if client.busy { None } else { client.queue.pop_front() };
+            let Some(message) = message else {
+                client.serving = false;
+                return;
+            };
+            client.busy = true;
+            self.serve(now, connection, message);
+        }
+    }
+
+    /// The request in work was answered (or will not be): the connection is free for the next.
+    pub(crate) fn client_is_free(&mut self, connection: ConnectionId) {
+        if let Some(client) = self.clients.get_mut(connection) {
+            client.busy = false;
+        }
+    }
+
+    /// Sends a reply; returns its request id, which the next reply of an exhaust stream answers.
+    pub(crate) fn send_reply(
+        &mut self,
+        connection: ConnectionId,
+        response_to: i32,
+        legacy: bool,
+        flags: u32,
+        body: &RawDocumentBuf,
+    ) -> i32 {
+        self.clients.request_id = self.clients.request_id.wrapping_add(1);
+        let request_id = self.clients.request_id;
+        let mut bytes = Vec::with_capacity(body.as_bytes().len() + 40);
+        if legacy {
+            Message::new(request_id, response_to, body.clone()).encode_op_reply(&mut bytes);
+        } else {
+            encode_reply(&mut bytes, request_id, response_to, flags, body);
+        }
+        self.outputs.push_back(Output::ClientBytes { connection, bytes });
+        request_id
+    }
+}

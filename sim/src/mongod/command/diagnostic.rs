@@ -1,0 +1,238 @@
+//! What people and drivers ask a server about itself.
+
+use bson::{Bson, DateTime, Document, RawBsonRef, RawDocumentBuf, doc, rawdoc};
+use stepdown_driver::Instant;
+
+use super::operation::{Operation, Outcome};
+use super::spec::{CommandSpec, Gate};
+use super::write_concern::W;
+use crate::mongod::Mongod;
+use crate::mongod::error::{CommandError, INTERNAL_ERROR, INVALID_OPTIONS};
+
+type Run = fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>;
+
+const fn anywhere(names: &'static [&'static str], admin_only: bool, run: Run) -> CommandSpec {
+    CommandSpec {
+        names,
+        gate: Gate::Always,
+        accepts_write_concern: false,
+        retryable_write: false,
+        admin_only,
+        run,
+    }
+}
+
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    anywhere(&["buildInfo", "buildinfo"], false, build_info),
+    anywhere(&["connectionStatus"], false, connection_status),
+    anywhere(&["getCmdLineOpts"], true, get_cmd_line_opts),
+    anywhere(&["getDefaultRWConcern"], true, get_default_rw_concern),
+    anywhere(&["getLog"], true, get_log),
+    anywhere(&["getParameter"], true, get_parameter),
+    anywhere(&["hostInfo"], true, host_info),
+    anywhere(&["listCommands"], false, list_commands),
+    anywhere(&["ping"], false, ping),
+    anywhere(&["serverStatus"], false, server_status),
+    anywhere(&["whatsmyuri"], false, whats_my_uri),
+];
+
+fn encoded(reply: &Document) -> Result<Outcome, CommandError> {
+    RawDocumentBuf::try_from(reply)
+        .map(Outcome::Reply)
+        .map_err(|error| CommandError::new(INTERNAL_ERROR, error.to_string()))
+}
+
+fn ping(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
+
+fn build_info(server: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
+    let version = server.options.version.text();
+    let mut numbers: Vec<Bson> =
+        version.split('.').filter_map(|part| part.parse::<i32>().ok()).map(Bson::Int32).collect();
+    numbers.push(Bson::Int32(0));
+    encoded(&doc! {
+        "version": version,
+        "gitVersion": "stepdown",
+        "modules": [],
+        "allocator": "system",
+        "javascriptEngine": "none",
+        "sysInfo": "deprecated",
+        "versionArray": numbers,
+        "openssl": {},
+        "buildEnvironment": {},
+        "bits": 64,
+        "debug": false,
+        "maxBsonObjectSize": super::hello::BSON_OBJECT_SIZE_MAX,
+        "storageEngines": ["stepdown"],
+    })
+}
+
+fn connection_status(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
+    encoded(&doc! {
+        "authInfo": { "authenticatedUsers": [], "authenticatedUserRoles": [] },
+    })
+}
+
+fn get_cmd_line_opts(
+    server: &mut Mongod,
+    _: Instant,
+    _: &Operation,
+) -> Result<Outcome, CommandError> {
+    let host = &server.options.host;
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "27017"));
+    let mut argv: Vec<Bson> = vec!["mongod".into()];
+    let mut parsed = doc! {
+        "net": { "bindIp": name, "port": port.parse::<i32>().unwrap_or(27_017) },
+    };
+    argv.extend(["--bind_ip".into(), name.into(), "--port".into(), port.into()]);
+    if let Some(option) = &server.options.repl_set {
+        let mut text = option.name.to_string();
+        for (index, seed) in option.seeds.iter().enumerate() {
+            text.push(if index == 0 { '/' } else { ',' });
+            text.push_str(seed);
+        }
+        argv.extend(["--replSet".into(), Bson::from(text.as_str())]);
+        parsed.insert("replication", doc! { "replSet": text });
+    }
+    argv.extend(["--setParameter".into(), "enableTestCommands=1".into()]);
+    parsed.insert("setParameter", doc! { "enableTestCommands": "1" });
+    encoded(&doc! { "argv": argv, "parsed": parsed })
+}
+
+/// The parameters there are, with their values.
+fn parameters(server: &Mongod) -> Document {
+    doc! {
+        "enableElectionHandoff": true,
+        "enableTestCommands": true,
+        "featureCompatibilityVersion": {
+            "version": server.options.version.feature_compatibility(),
+        },
+        "maxSyncSourceLagSecs": 30,
+        "minSnapshotHistoryWindowInSeconds": 300,
+        "periodicNoopIntervalSecs": 10,
+        "replElectionTimeoutOffsetLimitFraction": 0.15,
+        "shutdownTimeoutMillisForSignaledShutdown": 15_000,
+        "writePeriodicNoops": true,
+    }
+}
+
+fn get_parameter(
+    server: &mut Mongod,
+    _: Instant,
+    operation: &Operation,
+) -> Result<Outcome, CommandError> {
+    let all = parameters(server);
+    if operation.argument("getParameter") == Some(RawBsonRef::String("*")) {
+        return encoded(&all);
+    }
+    let found: Document =
+        all.into_iter().filter(|(name, _)| operation.argument(name).is_some()).collect();
+    if found.is_empty() {
+        return Err(CommandError::new(INVALID_OPTIONS, "no option found to get"));
+    }
+    encoded(&found)
+}
+
+fn get_default_rw_concern(
+    server: &mut Mongod,
+    _: Instant,
+    _: &Operation,
+) -> Result<Outcome, CommandError> {
+    let concern = server.default_write_concern();
+    let w = match concern.w {
+        W::Majority => Bson::from("majority"),
+        W::Members(members) => Bson::from(members),
+        W::Mode(mode) => Bson::from(mode),
+    };
+    encoded(&doc! {
+        "defaultReadConcern": { "level": "local" },
+        "defaultWriteConcern": { "w": w, "wtimeout": 0 },
+        "defaultWriteConcernSource": "implicit",
+        "defaultReadConcernSource": "implicit",
+    })
+}
+
+fn get_log(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome, CommandError> {
+    match operation.argument("getLog") {
+        Some(RawBsonRef::String("*")) => encoded(&doc! { "names": ["global", "startupWarnings"] }),
+        Some(RawBsonRef::String("global" | "startupWarnings")) => {
+            encoded(&doc! { "totalLinesWritten": 0, "log": [] })
+        }
+        Some(RawBsonRef::String(other)) => Err(CommandError::new(
+            crate::mongod::error::OPERATION_FAILED,
+            format!("No log named '{other}'"),
+        )),
+        _ => Err(CommandError::new(
+            crate::mongod::error::TYPE_MISMATCH,
+            "Argument to getLog must be of type String",
+        )),
+    }
+}
+
+fn host_info(server: &mut Mongod, now: Instant, _: &Operation) -> Result<Outcome, CommandError> {
+    encoded(&doc! {
+        "system": {
+            "currentTime": DateTime::from_millis(server.wall_millis(now)),
+            "hostname": &*server.options.host,
+            "cpuAddrSize": 64,
+            "numCores": 1,
+        },
+        "os": { "type": "Stepdown", "name": "simulated", "version": env!("CARGO_PKG_VERSION") },
+        "extra": {},
+    })
+}
+
+fn list_commands(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
+    let commands: Document = super::command_names()
+        .map(|name| (name.to_owned(), Bson::Document(doc! { "help": "" })))
+        .collect();
+    encoded(&doc! { "commands": commands })
+}
+
+fn server_status(
+    server: &mut Mongod,
+    now: Instant,
+    _: &Operation,
+) -> Result<Outcome, CommandError> {
+    let uptime = now - server.started;
+    let current = server.clients.len() as i32;
+    let mut status = rawdoc! {
+        "host": &*server.options.host,
+        "version": server.options.version.text(),
+        "process": "mongod",
+        "pid": 1_i64,
+        "uptime": uptime.as_secs_f64(),
+        "uptimeMillis": uptime.as_millis() as i64,
+        "uptimeEstimate": uptime.as_secs() as i64,
+        "localTime": DateTime::from_millis(server.wall_millis(now)),
+        "connections": {
+            "current": current,
+            "available": 838_860 - current,
+            "totalCreated": server.clients.total_opened(),
+        },
+    };
+    if server.repl.set_name.is_some() {
+        let mut repl = rawdoc! { "topologyVersion": server.topology_version() };
+        server.append_set(&mut repl, false);
+        repl.append(bson::cstr!("rbid"), server.repl.rbid);
+        status.append(bson::cstr!("repl"), repl);
+    }
+    status.append(
+        bson::cstr!("storageEngine"),
+        rawdoc! { "name": "stepdown", "supportsCommittedReads": true, "persistent": true },
+    );
+    Ok(Outcome::Reply(status))
+}
+
+fn whats_my_uri(
+    server: &mut Mongod,
+    _: Instant,
+    operation: &Operation,
+) -> Result<Outcome, CommandError> {
+    let remote = server
+        .clients
+        .get(operation.connection)
+        .map_or_else(String::new, |client| client.remote.to_string());
+    Ok(Outcome::Reply(rawdoc! { "you": remote }))
+}

@@ -1,0 +1,560 @@
+//! From a message to its answer: fail points, gates, read concern, the command, write concern, and
+//! the fields that every reply carries.
+
+use bson::{RawBsonRef, RawDocumentBuf, Timestamp, cstr, rawdoc};
+use stepdown_driver::Instant;
+use stepdown_driver::wire::{Flags, Message};
+
+use super::fail_point::FailCommand;
+use super::find_command;
+use super::operation::{Operation, Outcome, ReadAt, ReadConcernLevel};
+use super::request::{Answer, Request, command_name};
+use super::spec::Gate;
+use super::wait::{Wait, max_time_expired};
+use super::write_concern::Satisfied;
+use crate::mongod::error::{
+    CommandError, INTERRUPTED_AT_SHUTDOWN, INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS,
+    NOT_PRIMARY_NO_SECONDARY_OK, NOT_PRIMARY_OR_SECONDARY, NOT_WRITABLE_PRIMARY,
+    NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS, code_name,
+};
+use crate::mongod::optime::Ts;
+use crate::mongod::repl::LeaderPhase;
+use crate::mongod::{ConnectionId, Mongod};
+
+/// `maxAcceptableLogicalClockDriftSecs`.
+const CLOCK_DRIFT_SECONDS_MAX: u32 = 31_536_000;
+
+/// The category RetriableError: what gets `RetryableWriteError` on a retryable write.
+const RETRIABLE: [i32; 13] =
+    [6, 7, 89, 91, 134, 189, 262, 9_001, 10_107, 11_600, 11_602, 13_435, 13_436];
+
+impl Mongod {
+    /// Takes up one request.
+    pub(crate) fn serve(&mut self, now: Instant, connection: ConnectionId, message: Message) {
+        let answer = Answer::to(connection, &message);
+        let Some(name) = command_name(&message).map(str::to_owned) else {
+            let error = CommandError::new(crate::mongod::error::BAD_VALUE, "no such command: ''");
+            self.answer_error(&answer, &error);
+            return;
+        };
+        let Some(spec) = find_command(&name) else {
+            let error = CommandError::new(
+                crate::mongod::error::COMMAND_NOT_FOUND,
+                format!("no such command: '{name}'"),
+            );
+            self.answer_error(&answer, &error);
+            return;
+        };
+        let is_hello = spec.names.contains(&"hello");
+        if answer.legacy && !is_hello {
+            let error = CommandError::new(
+                crate::mongod::error::UNSUPPORTED_OP_QUERY_COMMAND,
+                format!(
+                    "Unsupported OP_QUERY command: {name}. The client driver may require an upgrade."
+                ),
+            );
+            self.answer_error(&answer, &error);
+            return;
+        }
+        let last_op = self.clients.get(connection).expect("it has just sent this").last_op;
+        match Request::read(now, answer, message, name, spec, last_op) {
+            Ok(request) => self.begin(now, Box::new(request)),
+            Err(error) => self.answer_error(&answer, &error),
+        }
+    }
+
+    fn begin(&mut self, now: Instant, mut request: Box<Request>) {
+        if let Some(ts) = request.cluster_time
+            && let Err(error) = self.hear_cluster_time(now, ts)
+        {
+            self.finish(now, request, Err(error), None);
+            return;
+        }
+        let app_name =
+            self.clients.get(request.answer.connection).and_then(|client| client.app_name.clone());
+        match self.fail_points.fail_command(&request.operation, app_name.as_deref()) {
+            None => self.pass_gate(now, request),
+            Some(FailCommand { close: true, .. }) => {
+                self.close_client(request.answer.connection);
+            }
+            Some(fail) => {
+                request.injected.labels = fail.labels;
+                request.injected.write_concern_error = fail.write_concern_error;
+                let then = fail.error;
+                match (fail.block, then) {
+                    (Some(block), then) => {
+                        self.park(request, Wait::Blocked { until: now + block, then });
+                    }
+                    (None, Some(error)) => self.finish(now, request, Err(error), None),
+                    (None, None) => self.pass_gate(now, request),
+                }
+            }
+        }
+    }
+
+    /// May the command run here and now? Then it runs, once its read concern lets it.
+    pub(crate) fn pass_gate(&mut self, now: Instant, request: Box<Request>) {
+        let outcome = self.gate(&request).and_then(|()| self.read_concern_is_met(now, &request));
+        match outcome {
+            Ok(true) => self.run(now, request, false),
+            Ok(false) if request.max_time_at() <= now => {
+                self.finish(now, request, Err(max_time_expired()), None);
+            }
+            Ok(false) => self.park(request, Wait::ReadConcern),
+            Err(error) => self.finish(now, request, Err(error), None),
+        }
+    }
+
+    fn gate(&self, request: &Request) -> Result<(), CommandError> {
+        let hello_ok =
+            self.clients.get(request.answer.connection).is_some_and(|client| client.hello_ok);
+        // The `local` database is everybody's own.
+        let is_local = request.operation.db == "local";
+        match request.spec.gate {
+            Gate::Always => Ok(()),
+            Gate::Write if self.repl.is_writable() || self.repl.set_name.is_none() => Ok(()),
+            Gate::Write if is_local && self.repl.config.is_some() => Ok(()),
+            Gate::Write => Err(CommandError::new(
+                NOT_WRITABLE_PRIMARY,
+                if hello_ok { "not primary" } else { "not master" },
+            )),
+            Gate::Read if self.repl.set_name.is_none() || self.repl.is_writable() => Ok(()),
+            Gate::Read => {
+                if let Some(leader) = &self.repl.leader
+                    && leader.phase == LeaderPhase::CatchUp
+                    && !request.secondary_ok
+                {
+                    return Err(CommandError::new(
+                        NOT_PRIMARY_OR_SECONDARY,
+                        "node is in drain mode",
+                    ));
+                }
+                if self.repl.leader.is_some() {
+                    Ok(())
+                } else if !request.secondary_ok {
+                    Err(CommandError::new(
+                        NOT_PRIMARY_NO_SECONDARY_OK,
+                        if hello_ok {
+                            "not primary and secondaryOk=false"
+                        } else {
+                            "not master and slaveOk=false"
+                        },
+                    ))
+                } else if self.repl.is_readable() || is_local {
+                    Ok(())
+                } else {
+                    Err(CommandError::new(
+                        NOT_PRIMARY_OR_SECONDARY,
+                        if hello_ok {
+                            "node is not in primary or recovering state"
+                        } else {
+                            "not master or secondary; cannot currently read from this replSet member"
+                        },
+                    ))
+                }
+            }
+        }
+    }
+
+    /// Whether what the read concern asks for is there. Waiting is over when a command runs.
+    fn read_concern_is_met(
+        &mut self,
+        now: Instant,
+        request: &Request,
+    ) -> Result<bool, CommandError> {
+        let concern = request.operation.read_concern;
+        if let Some(after) = concern.after_cluster_time {
+            if self.repl.config.is_none() {
+                return Err(CommandError::new(
+                    NOT_YET_INITIALIZED,
+                    "node needs to be a replica set member to use read concern",
+                ));
+            }
+            if after > self.repl.cluster_time {
+                return Err(CommandError::new(
+                    INVALID_OPTIONS,
+                    format!(
+                        "readConcern afterClusterTime value must not be greater than the current clusterTime. Requested clusterTime: {{ ts: Timestamp({}, {}) }}; current clusterTime: {{ ts: Timestamp({}, {}) }}",
+                        after.seconds(),
+                        after.increment(),
+                        self.repl.cluster_time.seconds(),
+                        self.repl.cluster_time.increment()
+                    ),
+                ));
+            }
+            let reached = match concern.level {
+                ReadConcernLevel::Majority | ReadConcernLevel::Snapshot => {
+                    self.repl.commit.optime.ts
+                }
+                _ => self.repl.applied.optime.ts,
+            };
+            if reached < after {
+                // A primary that nobody writes to would keep the reader waiting for its next no-op.
+                if self.repl.is_writable() && self.repl.applied.optime.ts < after {
+                    self.log_noop(now, "read concern afterClusterTime");
+                    self.storage_flush_soon(now);
+                    return self.read_concern_is_met(now, request);
+                }
+                return Ok(false);
+            }
+        }
+        if let Some(at) = concern.at_cluster_time
+            && self.repl.commit.optime.ts < at
+        {
+            return Ok(false);
+        }
+        if concern.level == ReadConcernLevel::Linearizable && !self.repl.is_writable() {
+            return Err(CommandError::new(
+                NOT_WRITABLE_PRIMARY,
+                "cannot satisfy linearizable read concern on non-primary node",
+            ));
+        }
+        let wants_snapshot =
+            matches!(concern.level, ReadConcernLevel::Majority | ReadConcernLevel::Snapshot);
+        if wants_snapshot && self.repl.set_name.is_some() && self.repl.commit.optime.is_null() {
+            return Err(CommandError::new(
+                crate::mongod::error::READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET,
+                "Read concern majority reads are currently not possible.",
+            ));
+        }
+        Ok(true)
+    }
+
+    /// Runs the command; then its write concern.
+    pub(crate) fn run(&mut self, now: Instant, mut request: Box<Request>, waited: bool) {
+        request.operation.waited = waited;
+        let outcome = (request.spec.run)(self, now, &request.operation);
+        if self.clients.get(request.answer.connection).is_none() {
+            return;
+        }
+        match outcome {
+            Ok(Outcome::AwaitData { until }) => self.park(request, Wait::Data { until }),
+            Ok(Outcome::Park(wait)) => self.park(request, wait),
+            Ok(Outcome::StepDown { until, period_end, force }) => {
+                self.try_step_down(now, request, until, period_end, force);
+            }
+            Ok(Outcome::Reply(reply)) => {
+                if request.operation.read_concern.level == ReadConcernLevel::Linearizable
+                    && request.spec.gate == Gate::Read
+                {
+                    let optime = self.log_noop(now, "linearizable read");
+                    self.storage_flush_soon(now);
+                    self.park(request, Wait::Linearizable { optime, reply });
+                } else {
+                    self.wait_for_write_concern(now, request, Ok(reply));
+                }
+            }
+            Err(error) => self.wait_for_write_concern(now, request, Err(error)),
+        }
+    }
+
+    fn wait_for_write_concern(
+        &mut self,
+        now: Instant,
+        request: Box<Request>,
+        outcome: Result<RawDocumentBuf, CommandError>,
+    ) {
+        let waits = request.spec.accepts_write_concern
+            && self.repl.config.is_some()
+            && self.repl.leader.is_some()
+            && request.operation.db != "local";
+        if !waits {
+            self.finish(now, request, outcome, None);
+            return;
+        }
+        let concern = request.write_concern.clone().unwrap_or_else(|| self.default_write_concern());
+        let client = self.clients.get_mut(request.answer.connection).expect("checked by run");
+        let wrote = client.last_op > request.last_op_before;
+        if !wrote {
+            if outcome.is_err() {
+                self.finish(now, request, outcome, None);
+                return;
+            }
+            // A write that changed nothing waits for what it has seen.
+            client.last_op = self.repl.applied.optime;
+        }
+        let optime = client.last_op;
+        match self.satisfied(optime, &concern) {
+            Satisfied::Yes => self.finish(now, request, outcome, None),
+            Satisfied::Never(error) => self.finish(now, request, outcome, Some(error)),
+            Satisfied::NotYet => {
+                self.storage_flush_soon(now);
+                let until = match concern.timeout_millis {
+                    0 => Instant::NEVER,
+                    millis => now + std::time::Duration::from_millis(millis),
+                };
+                self.park(request, Wait::WriteConcern { optime, concern, until, outcome });
+            }
+        }
+    }
+
+    // ---- for the command families
+
+    /// The version of the data that `operation` must read, by its read concern (waiting is over when
+    /// a command runs).
+    pub(crate) fn read_at(&self, operation: &Operation) -> ReadAt {
+        let concern = operation.read_concern;
+        match concern.level {
+            _ if self.repl.set_name.is_none() => ReadAt::Newest,
+            ReadConcernLevel::Majority => ReadAt::Timestamp(self.repl.commit.optime.ts),
+            ReadConcernLevel::Snapshot => {
+                ReadAt::Timestamp(concern.at_cluster_time.unwrap_or(self.repl.commit.optime.ts))
+            }
+            _ => ReadAt::Newest,
+        }
+    }
+
+    /// A client's connection has written: its write concern waits for this, or a later write.
+    pub(crate) fn note_client_write(
+        &mut self,
+        connection: ConnectionId,
+        optime: crate::mongod::optime::OpTime,
+    ) {
+        if let Some(client) = self.clients.get_mut(connection) {
+            client.last_op = client.last_op.max(optime);
+        }
+    }
+
+    // ---- answering
+
+    /// Answers a request and frees its connection.
+    pub(crate) fn finish(
+        &mut self,
+        now: Instant,
+        request: Box<Request>,
+        outcome: Result<RawDocumentBuf, CommandError>,
+        write_concern_error: Option<CommandError>,
+    ) {
+        let answer = request.answer;
+        if self.clients.get(answer.connection).is_none() {
+            return;
+        }
+        let failed_code = outcome.as_ref().err().map(|error| error.code);
+        if answer.silent {
+            // Nobody hears of a failed unacknowledged write on a non-primary but by the closed connection.
+            if failed_code.is_some_and(is_not_primary_error) {
+                self.close_client(answer.connection);
+            } else {
+                self.free(now, answer.connection);
+            }
+            return;
+        }
+        let mut reply = RawDocumentBuf::new();
+        let injected = request.injected.write_concern_error.clone();
+        let wc_code = write_concern_error
+            .as_ref()
+            .map(|error| error.code)
+            .or_else(|| injected.as_ref().and_then(|document| document.get_i32("code").ok()));
+        let is_hello = request.spec.names.contains(&"hello");
+        let with_version = |code: i32| is_not_primary_error(code) || self.is_shutdown_error(code);
+        let shows_version = !is_hello && failed_code.or(wc_code).is_some_and(with_version);
+        // Measured: on an error it stands before everything else.
+        if shows_version {
+            reply.append(cstr!("topologyVersion"), self.topology_version());
+        }
+        match &outcome {
+            Ok(body) => {
+                copy_fields(&mut reply, body);
+                self.append_write_fields(&mut reply, &request);
+                if let Some(injected) = injected {
+                    reply.append(cstr!("writeConcernError"), injected);
+                } else if let Some(error) = &write_concern_error {
+                    reply.append(cstr!("writeConcernError"), write_concern_error_document(error));
+                }
+                reply.append(cstr!("ok"), 1.0);
+            }
+            Err(error) => append_error(&mut reply, error),
+        }
+        self.append_labels(&mut reply, &request, failed_code, wc_code);
+        self.append_times(&mut reply, &request);
+        let exhausts = answer.exhaust
+            && is_hello
+            && failed_code.is_none()
+            && request.operation.waited_version().is_some();
+        let flags = if exhausts { Flags::MORE_TO_COME.0 } else { 0 };
+        let request_id =
+            self.send_reply(answer.connection, answer.response_to, answer.legacy, flags, &reply);
+        if exhausts {
+            self.go_on_exhausting(now, request, request_id);
+        } else {
+            self.free(now, answer.connection);
+        }
+    }
+
+    fn free(&mut self, now: Instant, connection: ConnectionId) {
+        self.client_is_free(connection);
+        // A request that was parked is answered from outside `serve_next`: take up what waits.
+        self.serve_next(now, connection);
+    }
+
+    /// Answers what could not even be read.
+    fn answer_error(&mut self, answer: &Answer, error: &CommandError) {
+        if !answer.silent {
+            let mut reply = RawDocumentBuf::new();
+            append_error(&mut reply, error);
+            self.append_cluster_time(&mut reply, self.repl.applied.optime.ts);
+            self.send_reply(answer.connection, answer.response_to, answer.legacy, 0, &reply);
+        }
+        self.client_is_free(answer.connection);
+    }
+
+    fn append_write_fields(&self, reply: &mut RawDocumentBuf, request: &Request) {
+        let shows = matches!(request.spec.names[0], "insert" | "update" | "delete" | "bulkWrite");
+        let Some(client) = self.clients.get(request.answer.connection) else { return };
+        if !shows || self.repl.config.is_none() || client.last_op.is_null() {
+            return;
+        }
+        if let Some(election_id) = self.repl.current_election_id() {
+            reply.append(cstr!("electionId"), election_id);
+        }
+        reply.append(cstr!("opTime"), client.last_op.to_raw());
+    }
+
+    fn append_labels(
+        &self,
+        reply: &mut RawDocumentBuf,
+        request: &Request,
+        code: Option<i32>,
+        wc_code: Option<i32>,
+    ) {
+        let mut labels = bson::RawArrayBuf::new();
+        let mut any = false;
+        if let Some(given) = &request.injected.labels {
+            for label in given {
+                labels.push(label.as_str());
+                any = true;
+            }
+        } else {
+            let retryable_write = request.operation.session.is_some_and(|s| s.txn_number.is_some())
+                && request.spec.retryable_write;
+            let retriable = |code: i32| RETRIABLE.contains(&code);
+            if retryable_write && (code.is_some_and(retriable) || wc_code.is_some_and(retriable)) {
+                labels.push("RetryableWriteError");
+                any = true;
+                let wrote = self
+                    .clients
+                    .get(request.answer.connection)
+                    .is_some_and(|client| client.last_op > request.last_op_before);
+                if code.is_some() && !wrote {
+                    labels.push("NoWritesPerformed");
+                }
+            }
+        }
+        if any {
+            reply.append(cstr!("errorLabels"), labels);
+        }
+    }
+
+    fn append_times(&self, reply: &mut RawDocumentBuf, request: &Request) {
+        let client = self.clients.get(request.answer.connection);
+        let wrote = client.is_some_and(|client| client.last_op > request.last_op_before);
+        let level = request.operation.read_concern.level;
+        let ts = if wrote {
+            client.map_or(Ts::NULL, |client| client.last_op.ts)
+        } else if matches!(level, ReadConcernLevel::Majority | ReadConcernLevel::Snapshot) {
+            self.repl.commit.optime.ts
+        } else {
+            self.repl.applied.optime.ts
+        };
+        self.append_cluster_time(reply, ts);
+    }
+
+    /// `$clusterTime` and `operationTime`, where there is a set and a clock.
+    fn append_cluster_time(&self, reply: &mut RawDocumentBuf, operation_time: Ts) {
+        if self.repl.config.is_none() || self.repl.cluster_time.is_null() {
+            return;
+        }
+        let hash = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0; 20] };
+        reply.append(
+            cstr!("$clusterTime"),
+            rawdoc! {
+                "clusterTime": Timestamp::from(self.repl.cluster_time),
+                "signature": { "hash": hash, "keyId": 0_i64 },
+            },
+        );
+        reply.append(cstr!("operationTime"), Timestamp::from(operation_time));
+    }
+
+    /// A client knows a later cluster time.
+    fn hear_cluster_time(&mut self, now: Instant, ts: Ts) -> Result<(), CommandError> {
+        let wall_seconds = (self.wall_millis(now) / 1_000) as u32;
+        if ts.seconds() > wall_seconds.saturating_add(CLOCK_DRIFT_SECONDS_MAX) {
+            return Err(CommandError::new(
+                crate::mongod::error::CLUSTER_TIME_FAILS_RATE_LIMITER,
+                format!(
+                    "New cluster time, {}, is too far from this node's wall clock time, {wall_seconds}.",
+                    ts.seconds()
+                ),
+            ));
+        }
+        if self.repl.config.is_some() && ts > self.repl.cluster_time {
+            self.repl.cluster_time = ts;
+        }
+        Ok(())
+    }
+
+    fn is_shutdown_error(&self, code: i32) -> bool {
+        self.repl.quiesce_until.is_some()
+            && (code == SHUTDOWN_IN_PROGRESS || code == INTERRUPTED_AT_SHUTDOWN)
+    }
+}
+
+/// The category NotPrimaryError.
+fn is_not_primary_error(code: i32) -> bool {
+    matches!(
+        code,
+        PRIMARY_STEPPED_DOWN
+            | NOT_WRITABLE_PRIMARY
+            | INTERRUPTED_DUE_TO_REPL_STATE_CHANGE
+            | NOT_PRIMARY_NO_SECONDARY_OK
+            | NOT_PRIMARY_OR_SECONDARY
+    )
+}
+
+pub(crate) fn copy_fields(to: &mut RawDocumentBuf, from: &bson::RawDocument) {
+    for (key, value) in from.iter().flatten() {
+        to.append(key, value);
+    }
+}
+
+/// `codeName` of codes without a name of their own.
+pub(crate) fn name_of(code: i32) -> String {
+    match code_name(code) {
+        "" => format!("Location{code}"),
+        name => name.to_owned(),
+    }
+}
+
+fn append_error(reply: &mut RawDocumentBuf, error: &CommandError) {
+    reply.append(cstr!("ok"), 0.0);
+    reply.append(cstr!("errmsg"), error.message.as_str());
+    reply.append(cstr!("code"), error.code);
+    reply.append(cstr!("codeName"), name_of(error.code).as_str());
+    if let Some(extra) = &error.extra {
+        copy_fields(reply, extra);
+    }
+}
+
+fn write_concern_error_document(error: &CommandError) -> RawDocumentBuf {
+    let mut document = rawdoc! {
+        "code": error.code,
+        "codeName": name_of(error.code),
+        "errmsg": error.message.as_str(),
+    };
+    if let Some(extra) = &error.extra {
+        copy_fields(&mut document, extra);
+    }
+    document
+}
+
+impl Operation {
+    /// `topologyVersion.counter` of an awaitable hello.
+    pub(crate) fn waited_version(&self) -> Option<i64> {
+        self.body.get_document("topologyVersion").ok()?.get_i64("counter").ok()
+    }
+
+    /// A field of the command document.
+    pub(crate) fn argument(&self, name: &str) -> Option<RawBsonRef<'_>> {
+        self.body.get(name).ok().flatten()
+    }
+}

@@ -1,0 +1,337 @@
+//! A message read as a request: the command, its generic arguments, how to answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::spec::BinarySubtype;
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
+use stepdown_driver::Instant;
+use stepdown_driver::wire::{Flags, Message};
+
+use super::operation::{Operation, OperationSession, ReadConcern, ReadConcernLevel};
+use super::spec::CommandSpec;
+use super::write_concern::WriteConcern;
+use crate::mongod::ConnectionId;
+use crate::mongod::error::{
+    CommandError, FAILED_TO_PARSE, INVALID_NAMESPACE, INVALID_OPTIONS, TYPE_MISMATCH,
+};
+use crate::mongod::optime::{OpTime, Ts};
+
+/// A request in work.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub operation: Operation,
+    pub spec: &'static CommandSpec,
+    /// `writeConcern`, if given.
+    pub write_concern: Option<WriteConcern>,
+    /// A secondary will do: `$readPreference` other than primary.
+    pub secondary_ok: bool,
+    /// `$clusterTime.clusterTime`.
+    pub cluster_time: Option<Ts>,
+    pub answer: Answer,
+    /// The connection's last write before this request.
+    pub last_op_before: OpTime,
+    /// What a fail point adds to the reply.
+    pub injected: Injected,
+}
+
+/// How a request is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub connection: ConnectionId,
+    pub response_to: i32,
+    /// It came as OP_QUERY.
+    pub legacy: bool,
+    /// The client does not want an answer (`moreToCome`).
+    pub silent: bool,
+    /// The client takes a stream of answers.
+    pub exhaust: bool,
+}
+
+/// What a fail point adds to a reply.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Injected {
+    pub write_concern_error: Option<RawDocumentBuf>,
+    pub labels: Option<Vec<String>>,
+}
+
+/// The command's name: the first field of the body.
+pub(crate) fn command_name(message: &Message) -> Option<&str> {
+    let first = message.body.iter_elements().next()?.ok()?;
+    Some(first.key().as_str())
+}
+
+impl Answer {
+    pub(crate) fn to(connection: ConnectionId, message: &Message) -> Answer {
+        Answer {
+            connection,
+            response_to: message.request_id,
+            legacy: message.legacy,
+            silent: message.flags.contains(Flags::MORE_TO_COME),
+            exhaust: message.flags.contains(Flags::EXHAUST_ALLOWED),
+        }
+    }
+}
+
+impl Request {
+    /// Reads the generic arguments.
+    ///
+    /// # Errors
+    /// What a server says of a malformed one; unknown arguments are the command's to refuse.
+    pub(crate) fn read(
+        now: Instant,
+        answer: Answer,
+        message: Message,
+        name: String,
+        spec: &'static CommandSpec,
+        last_op_before: OpTime,
+    ) -> Result<Request, CommandError> {
+        let mut db = None;
+        let mut lsid = None;
+        let mut txn_number = None;
+        let mut in_transaction = false;
+        let mut start_transaction = false;
+        let mut max_time = None;
+        let mut read_concern = ReadConcern::default();
+        let mut write_concern = None;
+        let mut secondary_ok = false;
+        let mut cluster_time = None;
+        for element in message.body.iter() {
+            let (key, value) = element.map_err(|error| {
+                CommandError::new(crate::mongod::error::INVALID_BSON, error.to_string())
+            })?;
+            match key.as_str() {
+                "$db" => {
+                    db = Some(value.as_str().ok_or_else(|| wrong("$db", "string"))?.to_owned())
+                }
+                "lsid" => lsid = Some(read_lsid(value)?),
+                "txnNumber" => {
+                    let number = value.as_i64().ok_or_else(|| wrong("txnNumber", "long"))?;
+                    if number < 0 {
+                        return Err(CommandError::new(
+                            INVALID_OPTIONS,
+                            "Transaction number cannot be negative",
+                        ));
+                    }
+                    txn_number = Some(number);
+                }
+                "autocommit" => in_transaction = value.as_bool() == Some(false),
+                "startTransaction" => start_transaction = value.as_bool() == Some(true),
+                "maxTimeMS" => max_time = read_max_time(value)?,
+                "readConcern" => {
+                    let document =
+                        value.as_document().ok_or_else(|| wrong("readConcern", "object"))?;
+                    read_concern = read_read_concern(document)?;
+                }
+                "writeConcern" => {
+                    let document =
+                        value.as_document().ok_or_else(|| wrong("writeConcern", "object"))?;
+                    write_concern = Some(WriteConcern::read(document)?);
+                }
+                "$readPreference" => {
+                    let document =
+                        value.as_document().ok_or_else(|| wrong("$readPreference", "object"))?;
+                    secondary_ok = document.get_str("mode").is_ok_and(|mode| mode != "primary");
+                }
+                "$clusterTime" => {
+                    cluster_time = value
+                        .as_document()
+                        .and_then(|document| document.get_timestamp("clusterTime").ok())
+                        .map(Ts::from);
+                }
+                _ => {}
+            }
+        }
+        let Some(db) = db else {
+            return Err(CommandError::new(40_571, "OP_MSG requests require a $db argument"));
+        };
+        if db.is_empty()
+            || db.len() > 63
+            || db.contains(['/', '\\', ' ', '"', '$', '\0', '.']) && db != "$external"
+        {
+            return Err(CommandError::new(
+                INVALID_NAMESPACE,
+                format!("Invalid database name: '{db}'"),
+            ));
+        }
+        if spec.admin_only && db != "admin" {
+            return Err(CommandError::new(
+                crate::mongod::error::UNAUTHORIZED,
+                format!("{name} may only be run against the admin database."),
+            ));
+        }
+        if write_concern.is_some() && !spec.accepts_write_concern {
+            return Err(CommandError::new(
+                INVALID_OPTIONS,
+                "Command does not support writeConcern",
+            ));
+        }
+        let session = match lsid {
+            Some(lsid) => {
+                Some(OperationSession { lsid, txn_number, in_transaction, start_transaction })
+            }
+            None if txn_number.is_some() => {
+                return Err(CommandError::new(
+                    INVALID_OPTIONS,
+                    "Transaction number requires a session ID to also be specified",
+                ));
+            }
+            None => None,
+        };
+        if in_transaction {
+            return Err(CommandError::new(
+                crate::mongod::error::ILLEGAL_OPERATION,
+                "This simulated server does not run multi-document transactions",
+            ));
+        }
+        if txn_number.is_some() && !spec.retryable_write {
+            return Err(CommandError::new(
+                crate::mongod::error::NOT_A_RETRYABLE_WRITE_COMMAND,
+                format!(
+                    "txnNumber may only be provided for multi-document transactions and retryable write commands. autocommit:false was not provided, and {name} is not a retryable write command."
+                ),
+            ));
+        }
+        let operation = Operation {
+            connection: answer.connection,
+            request_id: answer.response_to,
+            name,
+            db,
+            body: Arc::new(message.body),
+            sequences: Arc::new(message.sequences),
+            session,
+            max_time,
+            read_concern,
+            started: now,
+            waited: false,
+        };
+        Ok(Request {
+            operation,
+            spec,
+            write_concern,
+            secondary_ok,
+            cluster_time,
+            answer,
+            last_op_before,
+            injected: Injected::default(),
+        })
+    }
+
+    /// When `maxTimeMS` is over.
+    pub(crate) fn max_time_at(&self) -> Instant {
+        self.operation.max_time.map_or(Instant::NEVER, |limit| self.operation.started + limit)
+    }
+}
+
+fn wrong(field: &str, expected: &str) -> CommandError {
+    CommandError::new(
+        TYPE_MISMATCH,
+        format!("BSON field '{field}' is the wrong type, expected type '{expected}'"),
+    )
+}
+
+fn read_lsid(value: RawBsonRef<'_>) -> Result<Uuid, CommandError> {
+    let binary = value
+        .as_document()
+        .and_then(|document| document.get_binary("id").ok())
+        .ok_or_else(|| wrong("lsid.id", "binData"))?;
+    let bytes: Option<[u8; 16]> = binary.bytes.try_into().ok();
+    match bytes {
+        Some(bytes) if binary.subtype == BinarySubtype::Uuid => Ok(Uuid::from_bytes(bytes)),
+        _ => Err(CommandError::new(
+            crate::mongod::error::INVALID_UUID,
+            "uuid must be a 16-byte binary field with UUID (4) subtype",
+        )),
+    }
+}
+
+fn integer(value: RawBsonRef<'_>) -> Option<i64> {
+    match value {
+        RawBsonRef::Int32(value) => Some(i64::from(value)),
+        RawBsonRef::Int64(value) => Some(value),
+        RawBsonRef::Double(value) if value.fract() == 0.0 => Some(value as i64),
+        _ => None,
+    }
+}
+
+fn read_max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>, CommandError> {
+    let millis = integer(value).ok_or_else(|| {
+        CommandError::new(crate::mongod::error::BAD_VALUE, "maxTimeMS must be a number")
+    })?;
+    if !(0..=i64::from(i32::MAX)).contains(&millis) {
+        return Err(CommandError::new(
+            crate::mongod::error::BAD_VALUE,
+            format!("{millis} value for maxTimeMS is out of range [0, 2147483647]"),
+        ));
+    }
+    Ok((millis > 0).then(|| Duration::from_millis(millis as u64)))
+}
+
+fn read_read_concern(document: &RawDocument) -> Result<ReadConcern, CommandError> {
+    let mut concern = ReadConcern::default();
+    for element in document.iter().flatten() {
+        let (key, value) = element;
+        match key.as_str() {
+            "level" => {
+                concern.level = match value.as_str() {
+                    Some("available") => ReadConcernLevel::Available,
+                    Some("linearizable") => ReadConcernLevel::Linearizable,
+                    Some("local") => ReadConcernLevel::Local,
+                    Some("majority") => ReadConcernLevel::Majority,
+                    Some("snapshot") => ReadConcernLevel::Snapshot,
+                    Some(other) => {
+                        return Err(CommandError::new(
+                            FAILED_TO_PARSE,
+                            format!(
+                                "Enumeration value '{other}' for field 'readConcern.level' is not a valid value."
+                            ),
+                        ));
+                    }
+                    None => return Err(wrong("readConcern.level", "string")),
+                };
+            }
+            "afterClusterTime" => {
+                let ts = value
+                    .as_timestamp()
+                    .ok_or_else(|| wrong("readConcern.afterClusterTime", "timestamp"))?;
+                concern.after_cluster_time = Some(ts.into());
+            }
+            "atClusterTime" => {
+                let ts = value
+                    .as_timestamp()
+                    .ok_or_else(|| wrong("readConcern.atClusterTime", "timestamp"))?;
+                concern.at_cluster_time = Some(ts.into());
+            }
+            "afterOpTime" | "provenance" | "$readPreference" => {}
+            other => {
+                return Err(CommandError::new(
+                    INVALID_OPTIONS,
+                    format!("Unrecognized option in readConcern: {other}"),
+                ));
+            }
+        }
+    }
+    if concern.at_cluster_time.is_some() && concern.level != ReadConcernLevel::Snapshot {
+        return Err(CommandError::new(
+            INVALID_OPTIONS,
+            "readConcern.atClusterTime is only allowed with level snapshot",
+        ));
+    }
+    if concern.at_cluster_time.is_some() && concern.after_cluster_time.is_some() {
+        return Err(CommandError::new(
+            INVALID_OPTIONS,
+            "Specifying a timestamp for readConcern snapshot in a causally consistent session is not allowed.",
+        ));
+    }
+    let with_after = matches!(
+        concern.level,
+        ReadConcernLevel::Local | ReadConcernLevel::Majority | ReadConcernLevel::Snapshot
+    );
+    if concern.after_cluster_time.is_some() && !with_after {
+        return Err(CommandError::new(
+            INVALID_OPTIONS,
+            "afterClusterTime field can be set only if level is equal to majority, local, or snapshot",
+        ));
+    }
+    Ok(concern)
+}
