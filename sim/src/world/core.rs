@@ -162,22 +162,21 @@ impl World {
     fn take(&mut self, due: Due) {
         match due {
             Due::Wake(node) => self.wake(node),
-            Due::Payload(Payload::Request { to, sent_epoch, reply_to, request }) => {
-                self.arrive_request(to, sent_epoch, reply_to, request);
-            }
-            Due::Payload(Payload::Reply { reply_to, outcome }) => {
-                self.arrive_reply(reply_to, outcome);
-            }
-            Due::Payload(Payload::PeerReset { node, epoch, peer }) => {
-                if self.nodes[node as usize].epoch == epoch {
-                    self.deliver(node, Input::PeerReset { peer });
+            Due::Payload(slot) => match self.queue.take(slot) {
+                Payload::Input { node, epoch, input } => {
+                    let is_alive = epoch % 2 == 1;
+                    if is_alive && self.nodes[node as usize].epoch == epoch {
+                        self.deliver(node, input);
+                    } else {
+                        self.arrive_late(node, epoch, input);
+                    }
                 }
-            }
-            Due::Payload(Payload::Up(handle, segment)) => self.arrive_up(handle, segment),
-            Due::Payload(Payload::Down(handle, segment)) => self.arrive_down(handle, segment),
-            Due::Payload(Payload::Deadline(handle)) => self.deadline_due(handle),
-            Due::Payload(Payload::Timer { waker, .. }) => self.woken.extend(waker),
-            Due::Payload(Payload::Vacant) => unreachable!("a key in the queue names a payload"),
+                Payload::Up(handle, segment) => self.arrive_up(handle, segment),
+                Payload::Down(handle, segment) => self.arrive_down(handle, segment),
+                Payload::Deadline(handle) => self.deadline_due(handle),
+                Payload::Timer { waker, .. } => self.woken.extend(waker),
+                Payload::Vacant => unreachable!("a key in the queue names a payload"),
+            },
         }
     }
 
@@ -277,40 +276,43 @@ impl World {
         self.stats.messages += 1;
         if target == NOWHERE {
             let at = self.network.plain_arrival(self.now, &mut host.latency);
-            let outcome = Err(PeerFailure::UnknownHost);
-            self.queue.push(at, Payload::Reply { reply_to, outcome });
+            self.fail_request(at, reply_to, PeerFailure::UnknownHost);
             return;
         }
         let (from, to) = (End::Node(node), End::Node(target));
         let at = self.network.arrival(self.now, &mut host.latency, from, to);
         if self.network.is_refused(from, to) {
-            let outcome = Err(PeerFailure::Refused);
-            self.queue.push(at, Payload::Reply { reply_to, outcome });
+            self.fail_request(at, reply_to, PeerFailure::Refused);
             return;
         }
-        let sent_epoch = self.nodes[target as usize].epoch;
-        let payload = Payload::Request { to: target, sent_epoch, reply_to, request };
-        self.send_typed(at, from, to, payload);
+        let epoch = self.nodes[target as usize].epoch;
+        let input = Input::PeerRequest { reply_to, request };
+        self.send_typed(at, from, to, Payload::Input { node: target, epoch, input });
     }
 
-    #[inline]
-    fn arrive_request(
-        &mut self,
-        to: u32,
-        sent_epoch: u32,
-        reply_to: ReplyTo,
-        request: PeerRequest,
-    ) {
-        let host = &self.nodes[to as usize];
-        // Sent to a process that lives, or before one was there: it arrives. Sent to a process that
-        // died meanwhile: it was on a connection of that process.
-        let was_alive = sent_epoch % 2 == 1;
-        if was_alive && sent_epoch != host.epoch {
-            self.send_reply(to, reply_to, Err(PeerFailure::Reset));
-        } else if !host.is_alive() {
-            self.send_reply(to, reply_to, Err(PeerFailure::Refused));
+    #[cold]
+    fn fail_request(&mut self, at: Instant, reply_to: ReplyTo, failure: PeerFailure) {
+        let (node, epoch, rpc) = unpack(reply_to);
+        let input = Input::PeerReply { rpc, outcome: Err(failure) };
+        self.queue.push(at, Payload::Input { node, epoch, input });
+    }
+
+    /// Something arrives whose addressee is not the process it was sent to.
+    #[cold]
+    fn arrive_late(&mut self, node: u32, epoch: u32, input: Input) {
+        let Input::PeerRequest { reply_to, .. } = &input else {
+            // A process that died meanwhile does not hear the answer to its question.
+            return;
+        };
+        let reply_to = *reply_to;
+        if epoch % 2 == 1 {
+            // It was on a connection of a process that died.
+            self.send_reply(node, reply_to, Err(PeerFailure::Reset));
+        } else if self.nodes[node as usize].is_alive() {
+            // A process started while the attempt was on its way.
+            self.deliver(node, input);
         } else {
-            self.deliver(to, Input::PeerRequest { reply_to, request });
+            self.send_reply(node, reply_to, Err(PeerFailure::Refused));
         }
     }
 
@@ -322,10 +324,12 @@ impl World {
         outcome: Result<PeerReply, PeerFailure>,
     ) {
         self.stats.messages += 1;
-        let (from, to) = (End::Node(node), End::Node(unpack(reply_to).0));
+        let (asker, epoch, rpc) = unpack(reply_to);
+        let (from, to) = (End::Node(node), End::Node(asker));
         let host = &mut self.nodes[node as usize];
         let at = self.network.arrival(self.now, &mut host.latency, from, to);
-        self.send_typed(at, from, to, Payload::Reply { reply_to, outcome });
+        let input = Input::PeerReply { rpc, outcome };
+        self.send_typed(at, from, to, Payload::Input { node: asker, epoch, input });
     }
 
     #[inline]
@@ -334,15 +338,6 @@ impl World {
             self.network.hold(Held { sent: self.now, from, to, payload });
         } else {
             self.queue.push(at, payload);
-        }
-    }
-
-    #[inline]
-    fn arrive_reply(&mut self, reply_to: ReplyTo, outcome: Result<PeerReply, PeerFailure>) {
-        let (node, epoch, rpc) = unpack(reply_to);
-        // A process that died meanwhile does not hear the answer to its question.
-        if self.nodes[node as usize].epoch & EPOCH_MASK == epoch {
-            self.deliver(node, Input::PeerReply { rpc, outcome });
         }
     }
 
@@ -374,7 +369,8 @@ impl World {
             for peer in self.nodes[node as usize].names_of(dead) {
                 let random = &mut self.nodes[dead as usize].latency;
                 let at = self.network.arrival(self.now, random, from, to);
-                self.queue.push(at, Payload::PeerReset { node, epoch, peer });
+                let input = Input::PeerReset { peer };
+                self.queue.push(at, Payload::Input { node, epoch, input });
             }
         }
     }
@@ -542,18 +538,18 @@ const LAST_EVENTS: usize = 20;
 
 const NODE_BITS: u32 = 12;
 const EPOCH_BITS: u32 = 20;
-const EPOCH_MASK: u32 = (1 << EPOCH_BITS) - 1;
 
 #[inline]
 fn pack(node: u32, epoch: u32, rpc: RpcId) -> ReplyTo {
-    let origin = (node << EPOCH_BITS) | (epoch & EPOCH_MASK);
+    assert!(epoch < 1 << EPOCH_BITS, "half a million restarts of one member");
+    let origin = (node << EPOCH_BITS) | epoch;
     ReplyTo((u64::from(origin) << 32) | u64::from(rpc.0))
 }
 
 #[inline]
 fn unpack(reply_to: ReplyTo) -> (u32, u32, RpcId) {
     let origin = (reply_to.0 >> 32) as u32;
-    (origin >> EPOCH_BITS, origin & EPOCH_MASK, RpcId(reply_to.0 as u32))
+    (origin >> EPOCH_BITS, origin & ((1 << EPOCH_BITS) - 1), RpcId(reply_to.0 as u32))
 }
 
 #[cfg(test)]

@@ -403,8 +403,8 @@ impl World {
                     let host = &self.nodes[node as usize];
                     let epoch = host.epoch;
                     for peer in host.names_of(peer) {
-                        let reset = Payload::PeerReset { node, epoch, peer };
-                        self.queue.push(self.now, reset);
+                        let input = Input::PeerReset { peer };
+                        self.queue.push(self.now, Payload::Input { node, epoch, input });
                     }
                 }
             }

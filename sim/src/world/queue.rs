@@ -8,40 +8,22 @@ use stepdown_driver::Instant;
 
 use super::connection::{DownSegment, UpSegment};
 use super::slab::Handle;
-use crate::mongod::peer::{PeerFailure, PeerReply, PeerRequest};
-use crate::mongod::{PeerId, ReplyTo};
+use crate::mongod::Input;
 
 /// What an event carries. Heartbeats travel inline, so that an idle set allocates nothing.
 #[derive(Debug)]
 pub(crate) enum Payload {
     /// A place that is free.
     Vacant,
-    /// A request reaches the host of a member.
-    Request {
-        /// The member's index.
-        to: u32,
-        /// The epoch of the receiver's process when the request was sent.
-        sent_epoch: u32,
-        /// Where the answer goes.
-        reply_to: ReplyTo,
-        /// What is asked.
-        request: PeerRequest,
-    },
-    /// An answer reaches the member that asked.
-    Reply {
-        /// Whom, and which request.
-        reply_to: ReplyTo,
-        /// The answer.
-        outcome: Result<PeerReply, PeerFailure>,
-    },
-    /// A member learns that its connections to a peer broke.
-    PeerReset {
+    /// Something reaches the host of a member. Kept in the form the process takes it in, so that it
+    /// is moved as seldom as possible.
+    Input {
         /// The member's index.
         node: u32,
-        /// The epoch of its process that held the connections.
+        /// The epoch of the process it is meant for.
         epoch: u32,
-        /// Its name for the peer.
-        peer: PeerId,
+        /// What arrives.
+        input: Input,
     },
     /// Something reaches the server's end of a connection.
     Up(Handle, UpSegment),
@@ -59,12 +41,12 @@ pub(crate) enum Payload {
 }
 
 /// What the queue gives out.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Due {
     /// A member asked to be called now.
     Wake(u32),
-    /// Something carried.
-    Payload(Payload),
+    /// Something carried: [`EventQueue::take`] gives it.
+    Payload(u32),
 }
 
 /// Names a pending timer.
@@ -100,6 +82,7 @@ impl EventQueue {
     }
 
     /// Schedules `payload`.
+    #[inline]
     pub(crate) fn push(&mut self, at: Instant, payload: Payload) {
         let slot = self.place(payload);
         self.push_key(at, slot);
@@ -158,12 +141,18 @@ impl EventQueue {
         if slot & WAKE != 0 {
             return Some((at, Due::Wake(slot & !WAKE)));
         }
-        let payload = std::mem::replace(&mut self.slots[slot as usize], Payload::Vacant);
+        Some((at, Due::Payload(slot)))
+    }
+
+    /// Takes out what a due event carries; once for each.
+    #[inline]
+    pub(crate) fn take(&mut self, slot: u32) -> Payload {
         self.free.push(slot);
+        let payload = std::mem::replace(&mut self.slots[slot as usize], Payload::Vacant);
         if matches!(payload, Payload::Timer { waker: None, .. }) {
             self.cancelled -= 1;
         }
-        Some((at, Due::Payload(payload)))
+        payload
     }
 
     /// Every sleeper's moment and waker.
@@ -179,6 +168,7 @@ impl EventQueue {
         })
     }
 
+    #[inline]
     fn place(&mut self, payload: Payload) -> u32 {
         if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = payload;
@@ -190,6 +180,7 @@ impl EventQueue {
         slot
     }
 
+    #[inline]
     fn push_key(&mut self, at: Instant, slot: u32) {
         let order = (self.sequence << SLOT_BITS) | u64::from(slot);
         self.sequence += 1;
@@ -221,8 +212,9 @@ mod tests {
     fn drain(queue: &mut EventQueue) -> Vec<(u64, u32)> {
         let mut order = Vec::new();
         while let Some((at, due)) = queue.pop_by(Instant::NEVER) {
-            if let Due::Wake(node) = due {
-                order.push((at.as_nanos(), node));
+            match due {
+                Due::Wake(node) => order.push((at.as_nanos(), node)),
+                Due::Payload(slot) => drop(queue.take(slot)),
             }
         }
         order
@@ -252,7 +244,8 @@ mod tests {
     fn a_timer_handle_does_not_reach_a_later_event_in_the_same_place() {
         let mut queue = EventQueue::default();
         let first = queue.push_timer(Instant::from_nanos(1), Waker::noop().clone());
-        assert!(queue.pop_by(Instant::NEVER).is_some());
+        let Some((_, Due::Payload(slot))) = queue.pop_by(Instant::NEVER) else { panic!("a timer") };
+        queue.take(slot);
         let second = queue.push_timer(Instant::from_nanos(2), Waker::noop().clone());
         queue.cancel_timer(first);
         assert!(queue.timer_waker(second).is_some());
