@@ -11,8 +11,8 @@ use crate::trace::MemberState;
 /// A request to another member.
 #[derive(Clone, Debug)]
 pub enum PeerRequest {
-    /// `replSetHeartbeat`.
-    Heartbeat(Heartbeat),
+    /// `replSetHeartbeat`; boxed, so that what is moved from hand to hand stays small.
+    Heartbeat(Box<Heartbeat>),
     /// `replSetRequestVotes`.
     RequestVotes(Box<RequestVotes>),
     /// `find` / `getMore` on `local.oplog.rs`, awaiting data.
@@ -36,7 +36,7 @@ pub enum PeerRequest {
 #[derive(Clone, Debug)]
 pub enum PeerReply {
     /// To a heartbeat.
-    Heartbeat(HeartbeatReply),
+    Heartbeat(Box<HeartbeatReply>),
     /// To a vote request.
     RequestVotes(Box<RequestVotesReply>),
     /// To an oplog fetch.

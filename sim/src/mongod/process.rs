@@ -17,7 +17,7 @@ use super::oplog_entry::OplogEntry;
 use super::optime::{OpTime, Ts};
 use super::peer::{PeerReply, PeerRequest};
 use super::repl::config::ReplSetConfig;
-use super::repl::{LastVote, Position, Repl, RpcKind};
+use super::repl::{LastVote, Position, Repl, RpcKind, SpareBoxes};
 use super::session::Sessions;
 use super::storage::{RollbackFile, Storage};
 use super::timer::{Timer, TimerTable};
@@ -59,6 +59,7 @@ pub struct Mongod {
     /// The namespace of no-ops, shared by all of them.
     pub(crate) empty_namespace: Arc<str>,
     noop_objects: Vec<(&'static str, Arc<RawDocumentBuf>)>,
+    pub(crate) spare_boxes: SpareBoxes,
     peers: Vec<Arc<str>>,
     wake_flags: u8,
 }
@@ -93,6 +94,7 @@ impl Mongod {
             rollback_files: Vec::new(),
             empty_namespace: "".into(),
             noop_objects: Vec::new(),
+            spare_boxes: SpareBoxes::default(),
             peers: Vec::new(),
             wake_flags: 0,
         };
@@ -386,7 +388,9 @@ impl Mongod {
     fn on_peer_request(&mut self, now: Instant, reply_to: ReplyTo, request: PeerRequest) {
         let reply = match request {
             PeerRequest::Heartbeat(request) => {
-                self.on_heartbeat(now, &request).map(PeerReply::Heartbeat)
+                let reply = self.on_heartbeat(now, &request).map(PeerReply::Heartbeat);
+                self.spare_boxes.keep_heartbeat(request);
+                reply
             }
             PeerRequest::RequestVotes(request) => self
                 .on_request_votes(now, &request)

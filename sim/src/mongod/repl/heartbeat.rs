@@ -15,6 +15,31 @@ use crate::trace::{EventKind, MemberState};
 
 /// Retries after a failed heartbeat before the member is held down.
 const RETRIES_MAX: u8 = 2;
+/// Boxes kept for the next heartbeats.
+const SPARES_MAX: usize = 64;
+
+/// A member gets as many heartbeats as it sends: the boxes that came in go out again.
+#[derive(Debug, Default)]
+pub(crate) struct SpareBoxes {
+    #[expect(clippy::vec_box, reason = "the boxes themselves are what is kept")]
+    heartbeats: Vec<Box<Heartbeat>>,
+    #[expect(clippy::vec_box, reason = "the boxes themselves are what is kept")]
+    replies: Vec<Box<HeartbeatReply>>,
+}
+
+impl SpareBoxes {
+    pub(crate) fn keep_heartbeat(&mut self, heartbeat: Box<Heartbeat>) {
+        if self.heartbeats.len() < SPARES_MAX {
+            self.heartbeats.push(heartbeat);
+        }
+    }
+
+    fn keep_reply(&mut self, reply: Box<HeartbeatReply>) {
+        if self.replies.len() < SPARES_MAX {
+            self.replies.push(reply);
+        }
+    }
+}
 
 impl Mongod {
     /// Sends what is due, and gives up on what was not answered in time.
@@ -47,7 +72,18 @@ impl Mongod {
         }
     }
 
-    fn heartbeat_to(&self, with_sender: bool, check_empty: bool) -> Heartbeat {
+    fn heartbeat_to(&mut self, with_sender: bool, check_empty: bool) -> Box<Heartbeat> {
+        let filled = self.filled_heartbeat(with_sender, check_empty);
+        match self.spare_boxes.heartbeats.pop() {
+            Some(mut spare) => {
+                *spare = filled;
+                spare
+            }
+            None => Box::new(filled),
+        }
+    }
+
+    fn filled_heartbeat(&self, with_sender: bool, check_empty: bool) -> Heartbeat {
         let repl = &self.repl;
         let (config_version, config_term) =
             repl.config.as_ref().map_or((-2, -1), |config| (config.version, config.term));
@@ -120,7 +156,7 @@ impl Mongod {
         &mut self,
         now: Instant,
         request: &Heartbeat,
-    ) -> Result<HeartbeatReply, CommandError> {
+    ) -> Result<Box<HeartbeatReply>, CommandError> {
         if request.set_name_hash != self.repl.set_name_hash || self.repl.set_name.is_none() {
             return Err(CommandError::new(
                 INCONSISTENT_REPLICA_SET_NAMES,
@@ -169,7 +205,14 @@ impl Mongod {
                 self.send_probe(now, &host);
             }
         }
-        Ok(self.heartbeat_reply(request))
+        let filled = self.heartbeat_reply(request);
+        Ok(match self.spare_boxes.replies.pop() {
+            Some(mut spare) => {
+                *spare = filled;
+                spare
+            }
+            None => Box::new(filled),
+        })
     }
 
     fn heartbeat_reply(&self, request: &Heartbeat) -> HeartbeatReply {
@@ -221,7 +264,10 @@ impl Mongod {
         }
         self.repl.members[index].rpc = None;
         match outcome {
-            Ok(PeerReply::Heartbeat(reply)) => self.heartbeat_succeeded(now, index, &reply),
+            Ok(PeerReply::Heartbeat(reply)) => {
+                self.heartbeat_succeeded(now, index, &reply);
+                self.spare_boxes.keep_reply(reply);
+            }
             Ok(PeerReply::Error(error)) => {
                 // An answer that is an error: no retry would change it.
                 self.heartbeat_failed(now, index, &error.message, true);

@@ -319,7 +319,7 @@ impl Mongod {
             return;
         }
         if self.repl.quiesce_until.is_some_and(|until| until <= now) {
-            self.exit(now, "clean shutdown");
+            self.exit("clean shutdown");
             return;
         }
         if self.repl.leader.is_some() {
@@ -345,20 +345,18 @@ impl Mongod {
                 self.wake(WAKE_STATE);
                 return;
             }
-            self.exit(now, "clean shutdown");
+            self.exit("clean shutdown");
         }
     }
 
-    fn exit(&mut self, now: Instant, why: &str) {
+    fn exit(&mut self, why: &str) {
         self.storage.flush_journal();
         self.exited = true;
         for timer in Timer::ALL {
             self.timers.stop(timer);
         }
         self.repl.heartbeat_due.fill(Instant::NEVER);
-        let why = why.to_owned();
-        self.event(now, || EventKind::ProcessExited { code: 0, why: why.clone() });
-        self.outputs.push_back(Output::Exited { code: 0, why });
+        self.outputs.push_back(Output::Exited { code: 0, why: why.to_owned() });
     }
 
     /// The timeout of a shutdown by signal.

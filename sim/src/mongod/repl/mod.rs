@@ -30,6 +30,7 @@ pub(crate) mod status;
 mod sync;
 
 pub(crate) use election::{Election, ElectionReason};
+pub(crate) use heartbeat::SpareBoxes;
 pub(crate) use leader::{Leader, LeaderPhase};
 pub(crate) use member::Member;
 pub(crate) use sync::{AwaitingFetch, SyncState};
