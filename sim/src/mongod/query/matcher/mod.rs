@@ -1,0 +1,262 @@
+//! Filters: parsed once into a typed tree, then matched against documents without decoding them.
+
+use bson::Bson;
+
+use crate::mongod::error::CommandError;
+
+use super::compare::{compare_collated, equal};
+use super::context::ParseContext;
+use super::expression::{Expression, Scope};
+use super::path::{LeafArray, Path};
+use super::value::{DocumentRef, ValueRef};
+
+mod parse;
+mod predicate;
+#[cfg(test)]
+mod tests;
+
+pub(super) use predicate::TypeSet;
+use predicate::{Comparison, Predicate};
+
+/// A parsed filter.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    root: Node,
+}
+
+/// How a document matched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MatchDetails {
+    /// The index of the array element that matched, in the outermost array of the predicate that was
+    /// looked at last: what the positional operator `$` stands for.
+    pub array_index: Option<usize>,
+}
+
+/// A node of the tree.
+#[derive(Clone, Debug)]
+enum Node {
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    Nor(Vec<Node>),
+    Not(Box<Node>),
+    Path {
+        path: Path,
+        predicate: Predicate,
+    },
+    /// A predicate on the value at hand, inside `$elemMatch`.
+    Value(Predicate),
+    Expr(Box<Expression>),
+    Constant(bool),
+}
+
+/// What a node looks at.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Document(DocumentRef<'a>),
+    Value(ValueRef<'a>),
+}
+
+impl Matcher {
+    /// Parses a filter.
+    ///
+    /// # Errors
+    /// `BadValue` and its kin, with the server's messages: unknown operators, malformed arguments.
+    pub fn parse<'a>(
+        filter: impl Into<DocumentRef<'a>>,
+        context: &ParseContext,
+    ) -> Result<Matcher, CommandError> {
+        Ok(Matcher { root: parse::parse_filter(filter.into(), context)? })
+    }
+
+    /// Parses a condition on single values, as `$pull` and `$elemMatch` take it: `{$gte: 5}` looks at
+    /// the value itself.
+    pub(super) fn parse_value_condition(
+        condition: DocumentRef<'_>,
+        context: &ParseContext,
+    ) -> Result<Matcher, CommandError> {
+        Ok(Matcher { root: parse::parse_value_condition(condition, context)? })
+    }
+
+    /// Whether `document` matches.
+    ///
+    /// # Errors
+    /// What an expression in `$expr` fails with.
+    pub fn matches<'a>(&self, document: impl Into<DocumentRef<'a>>) -> Result<bool, CommandError> {
+        self.root.matches(Subject::Document(document.into()), &mut MatchDetails::default())
+    }
+
+    /// Whether `document` matches, and where: for the positional operator.
+    ///
+    /// # Errors
+    /// What an expression in `$expr` fails with.
+    pub fn match_details<'a>(
+        &self,
+        document: impl Into<DocumentRef<'a>>,
+    ) -> Result<Option<MatchDetails>, CommandError> {
+        let mut details = MatchDetails::default();
+        let matched = self.root.matches(Subject::Document(document.into()), &mut details)?;
+        Ok(matched.then_some(details))
+    }
+
+    /// Whether a single value matches a condition of [`Self::parse_value_condition`].
+    pub(super) fn matches_value(&self, value: ValueRef<'_>) -> Result<bool, CommandError> {
+        self.root.matches(Subject::Value(value), &mut MatchDetails::default())
+    }
+
+    /// Whether `element` satisfies the `$elemMatch` condition that was parsed under the field `e`.
+    pub(super) fn matches_element(&self, element: &Bson) -> Result<bool, CommandError> {
+        let mut document = bson::Document::new();
+        document.insert("e", Bson::Array(vec![element.clone()]));
+        self.matches(&document)
+    }
+
+    /// Whether the filter is empty: everything matches.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.root, Node::All(nodes) if nodes.is_empty())
+    }
+
+    /// The value the filter asks `path` to be equal to, if it asks that of every match.
+    pub fn equality_on(&self, path: &str) -> Option<Bson> {
+        let mut found = None;
+        self.root.each_conjunct(&mut |node| {
+            if let Node::Path { path: at, predicate: Predicate::Compare(Comparison::Eq, value) } =
+                node
+                && at.dotted() == path
+            {
+                found.get_or_insert_with(|| value.value.clone());
+            }
+        });
+        found
+    }
+
+    /// The values one of which the filter asks `path` to be equal to (equality or `$in` without
+    /// regular expressions), if it asks that of every match; ascending, each once.
+    pub fn points_on(&self, path: &str) -> Option<Vec<Bson>> {
+        if let Some(value) = self.equality_on(path) {
+            return Some(vec![value]);
+        }
+        let mut found = None;
+        self.root.each_conjunct(&mut |node| {
+            if let Node::Path { path: at, predicate: Predicate::In { values, regexes, .. } } = node
+                && at.dotted() == path
+                && regexes.is_empty()
+            {
+                found.get_or_insert_with(|| values.clone());
+            }
+        });
+        found
+    }
+
+    /// The equalities an upsert builds its new document from, in the filter's order: those every match
+    /// must have, also inside `$and`, `$or` and `$in` of one member and `$all` of one value.
+    ///
+    /// # Errors
+    /// `NotSingleValueField` (54) if a path is given two values.
+    pub fn equalities(&self) -> Result<Vec<(String, Bson)>, CommandError> {
+        let mut found: Vec<(String, Bson)> = Vec::new();
+        let mut twice = None;
+        self.root.each_conjunct(&mut |node| {
+            let Node::Path { path, predicate } = node else { return };
+            let value = match predicate {
+                Predicate::Compare(Comparison::Eq, value) => &value.value,
+                Predicate::In { values, regexes, .. }
+                    if values.len() == 1 && regexes.is_empty() =>
+                {
+                    &values[0]
+                }
+                _ => return,
+            };
+            let path = path.dotted();
+            for (known, _) in &found {
+                if known == path || super::update::is_prefix(known, path) || super::update::is_prefix(path, known) {
+                    let message = if known == path {
+                        format!("cannot infer query fields to set, path '{path}' is matched twice")
+                    } else {
+                        format!(
+                            "cannot infer query fields to set, both paths '{path}' and '{known}' are \
+                             matched"
+                        )
+                    };
+                    twice.get_or_insert(CommandError::new(54, message));
+                }
+            }
+            found.push((path.to_owned(), value.clone()));
+        });
+        twice.map_or(Ok(found), Err)
+    }
+}
+
+impl Node {
+    fn each_conjunct(&self, visitor: &mut impl FnMut(&Node)) {
+        match self {
+            Node::All(nodes) => nodes.iter().for_each(|node| node.each_conjunct(visitor)),
+            Node::Any(nodes) if nodes.len() == 1 => nodes[0].each_conjunct(visitor),
+            node => visitor(node),
+        }
+    }
+
+    fn matches(
+        &self,
+        subject: Subject<'_>,
+        details: &mut MatchDetails,
+    ) -> Result<bool, CommandError> {
+        match self {
+            Node::All(nodes) => {
+                for node in nodes {
+                    if !node.matches(subject, details)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Node::Any(nodes) => {
+                for node in nodes {
+                    if node.matches(subject, details)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Node::Nor(nodes) => {
+                for node in nodes {
+                    if node.matches(subject, &mut MatchDetails::default())? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Node::Not(node) => Ok(!node.matches(subject, &mut MatchDetails::default())?),
+            Node::Path { path, predicate } => {
+                let document = match subject {
+                    Subject::Document(document) | Subject::Value(ValueRef::Document(document)) => {
+                        document
+                    }
+                    Subject::Value(_) => return Ok(false),
+                };
+                path.visit(document, predicate.leaf(), &mut |value, outer| {
+                    let mut inner = MatchDetails::default();
+                    let matched = predicate.matches(value, &mut inner)?;
+                    if matched && let Some(index) = outer.or(inner.array_index) {
+                        details.array_index = Some(index);
+                    }
+                    Ok(matched)
+                })
+            }
+            Node::Value(predicate) => match subject {
+                Subject::Value(value) => predicate.matches(Some(value), details),
+                Subject::Document(document) => {
+                    predicate.matches(Some(ValueRef::Document(document)), details)
+                }
+            },
+            Node::Expr(expression) => {
+                let root = match subject {
+                    Subject::Document(document) => Bson::Document(document.to_document()),
+                    Subject::Value(value) => value.to_bson(),
+                };
+                let value = expression.evaluate(&Scope::new(&root))?;
+                Ok(value.is_some_and(|value| ValueRef::from(&value).is_truthy()))
+            }
+            Node::Constant(value) => Ok(*value),
+        }
+    }
+}
