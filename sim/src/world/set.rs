@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use bson::raw::{RawArrayBuf, cstr};
+use bson::{RawDocumentBuf, rawdoc};
 use stepdown_driver::transport::{Stream, Transport};
 use stepdown_driver::uri::ServerAddress;
 use stepdown_driver::wire::{FrameReader, Message};
@@ -15,6 +16,9 @@ use crate::trace::MemberState;
 /// The client that initiates: an operator with a shell.
 const OPERATOR: &str = "operator";
 
+/// A set has at most so many voting members.
+const VOTERS_MAX: i32 = 7;
+
 /// A quorum check waits at most so long for the members to answer, and a person for the quorum check.
 const INITIATE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -23,7 +27,8 @@ const ELECTION_LIMIT: Duration = Duration::from_secs(120);
 
 impl Sim {
     /// Runs `replSetInitiate` on the first member over a direct connection, with a configuration of
-    /// all members; time passes until it is answered. No election has happened by then.
+    /// all members; time passes until it is answered. No election has happened by then. Members
+    /// beyond the seventh get neither vote nor priority, because a set has at most seven voters.
     ///
     /// # Panics
     /// If the server refuses, with its error; if there is no member.
@@ -35,7 +40,12 @@ impl Sim {
         };
         let mut members = RawArrayBuf::new();
         for (id, host) in (0_i32..).zip(&hosts) {
-            members.push(rawdoc! { "_id": id, "host": host.as_str() });
+            let mut member = rawdoc! { "_id": id, "host": host.as_str() };
+            if id >= VOTERS_MAX {
+                member.append(cstr!("priority"), 0_i32);
+                member.append(cstr!("votes"), 0_i32);
+            }
+            members.push(member);
         }
         let config = rawdoc! { "_id": set_name, "version": 1_i32, "members": members };
         let command = rawdoc! { "replSetInitiate": config, "$db": "admin" };
@@ -44,7 +54,10 @@ impl Sim {
         let reply = self.block_on(run_command(&*transport, first, command));
         let complaint = match &reply {
             Ok(reply) if matches!(reply.get_f64("ok"), Ok(1.0)) => return,
-            Ok(reply) => format!("{reply:?}"),
+            Ok(reply) => match reply.get_str("errmsg") {
+                Ok(message) => message.to_owned(),
+                Err(_) => format!("{reply:?}"),
+            },
             Err(error) => error.to_string(),
         };
         self.world().fail(&format!("replSetInitiate on {first} failed: {complaint}"));

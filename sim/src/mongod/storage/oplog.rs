@@ -116,8 +116,18 @@ impl Oplog {
 
     /// The entries after `ts`, oldest first.
     pub fn iter_after(&self, ts: Ts) -> impl DoubleEndedIterator<Item = &Arc<OplogEntry>> {
-        let start = self.entries.partition_point(|entry| entry.optime.ts <= ts);
-        self.entries.range(start..)
+        self.entries.range(self.first_after(ts)..)
+    }
+
+    /// The place of the first entry after `ts`. Nearly always that is near the end, so a long oplog
+    /// is not searched through.
+    fn first_after(&self, ts: Ts) -> usize {
+        let near_end = self.entries.len().saturating_sub(8);
+        if near_end > 0 && self.entries[near_end - 1].optime.ts > ts {
+            return self.entries.partition_point(|entry| entry.optime.ts <= ts);
+        }
+        let skipped = self.entries.range(near_end..).take_while(|entry| entry.optime.ts <= ts);
+        near_end + skipped.count()
     }
 
     /// Puts an entry at the end.
