@@ -3,6 +3,7 @@
 mod connection;
 pub mod error;
 pub mod event;
+mod executor;
 mod monitor;
 pub mod operation;
 pub mod options;

@@ -38,6 +38,11 @@ pub(crate) struct ServerTraits {
 }
 
 impl ServerTraits {
+    /// Whether it keeps a cluster time: a member of a set, or a mongos.
+    pub(crate) fn replica_set_member_or_mongos(&self) -> bool {
+        self.replica_set_member || self.retryable_writes
+    }
+
     /// Reads them off a hello reply.
     pub(crate) fn from_hello(reply: &RawDocument) -> Self {
         let has = |key| matches!(reply.get(key), Ok(Some(_)));
@@ -66,16 +71,7 @@ impl Greeting {
         writer.i32(if modern { "hello" } else { "isMaster" }, 1);
         writer.bool("helloOk", true);
         writer.string("backpressure", "2");
-        if let Some(api) = &options.server_api {
-            let mut declared = bson::Document::new();
-            api.append_to(&mut declared);
-            for (key, value) in &declared {
-                match value {
-                    bson::Bson::Boolean(value) => writer.bool(key, *value),
-                    value => writer.string(key, value.as_str().unwrap_or_default()),
-                }
-            }
-        }
+        add_server_api(&mut writer, options);
         writer.document("client", &client_metadata(options));
         writer.string("$db", "admin");
         writer.finish();
@@ -120,6 +116,18 @@ impl Greeting {
         connection.set_deadline(by);
         let reply = self.exchange(&mut connection, request_id).await?;
         Ok((connection, reply))
+    }
+}
+
+/// Adds the declared server API version, if any.
+pub(crate) fn add_server_api(writer: &mut BodyWriter<'_>, options: &ClientOptions) {
+    let Some(api) = &options.server_api else { return };
+    writer.string("apiVersion", api.version.as_str());
+    if let Some(strict) = api.strict {
+        writer.bool("apiStrict", strict);
+    }
+    if let Some(errors) = api.deprecation_errors {
+        writer.bool("apiDeprecationErrors", errors);
     }
 }
 

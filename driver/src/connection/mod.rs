@@ -15,7 +15,7 @@ use crate::transport::{Stream, Transport};
 use crate::uri::ServerAddress;
 use crate::wire::{Flags, FrameReader, Message};
 
-pub(crate) use self::handshake::{Greeting, ServerTraits};
+pub(crate) use self::handshake::{Greeting, ServerTraits, add_server_api};
 
 /// How much is read at least at one time, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -118,6 +118,16 @@ impl Connection {
         }
         self.out.clear();
         &mut self.out
+    }
+
+    /// What was written into the request buffer.
+    pub(crate) fn request_bytes(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// The server.
+    pub(crate) fn server_address(&self) -> &ServerAddress {
+        &self.address
     }
 
     /// Sends what is in the request buffer, whose identifier is `request_id`. Without a reply to

@@ -3,11 +3,15 @@
 //! [`Monitor`] decides (server monitoring specification: polling, streaming, the shortest pause); the
 //! loops in `run` do what it says on a transport.
 
+mod run;
+
 use std::time::Duration;
 
 use crate::options::MIN_HEARTBEAT_FREQ;
 use crate::sdam::TopologyVersion;
 use crate::time::Instant;
+
+pub(crate) use self::run::{MonitorHandle, watch};
 
 /// How long one monitor waits for what.
 #[derive(Clone, Copy, Debug)]

@@ -218,7 +218,7 @@ fn max_time(writer: &mut BodyWriter<'_>, time: Option<std::time::Duration>) {
 }
 
 /// Whole milliseconds.
-fn millis(time: std::time::Duration) -> i64 {
+pub(crate) fn millis(time: std::time::Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -233,13 +233,14 @@ impl PoolBook {
     }
 
     /// The server was seen ill: everything made so far is stale, everybody who waits is told so.
-    /// Returns `None` if there is nothing to tell anybody: it is closed, or was cleared already.
-    pub(crate) fn clear(&mut self, interrupt: bool) -> Option<Outcome> {
+    /// `generation` is that of connections from now on, which the topology counts. Returns `None` if
+    /// there is nothing to tell anybody: it is closed, or was cleared already.
+    pub(crate) fn clear(&mut self, generation: u64, interrupt: bool) -> Option<Outcome> {
         if self.state == PoolState::Closed {
             return None;
         }
         let was_ready = self.state == PoolState::Ready;
-        self.generation += 1;
+        self.generation = generation;
         self.state = PoolState::Paused;
         let mut outcome = Outcome {
             close: self.idle.drain(..).map(|idle| (idle.id, CloseReason::Stale)).collect(),
@@ -259,6 +260,14 @@ impl PoolBook {
         Outcome {
             close: self.idle.drain(..).map(|idle| (idle.id, CloseReason::PoolClosed)).collect(),
             evicted: self.queue.drain(..).collect(),
+            ..Outcome::default()
+        }
+    }
+
+    /// Closes all idle connections: they belong to an event loop that is gone.
+    pub(crate) fn forget_idle(&mut self) -> Outcome {
+        Outcome {
+            close: self.idle.drain(..).map(|idle| (idle.id, CloseReason::Error)).collect(),
             ..Outcome::default()
         }
     }
@@ -422,12 +431,12 @@ mod tests {
         assert_eq!(out(&mut book, at(0)), CheckOut::Wait(1));
         book.cancel(1);
         book.check_in(at(0), idle, true);
-        let outcome = book.clear(true).unwrap();
+        let outcome = book.clear(1, true).unwrap();
         assert_eq!(outcome.close, [(idle, CloseReason::Stale)]);
         assert_eq!(outcome.interrupt, [used]);
         assert_eq!(out(&mut book, at(0)), CheckOut::Paused);
         assert_eq!(book.check_in(at(1), used, true).close, [(used, CloseReason::Stale)]);
-        assert_eq!(book.clear(false), None, "a paused, empty pool has nothing to tell");
+        assert_eq!(book.clear(2, false), None, "a paused, empty pool has nothing to tell");
         assert_eq!(book.generation(), 2);
     }
 

@@ -198,8 +198,9 @@ impl Pool {
         }
     }
 
-    /// The server was seen well: hands out from now on.
-    pub(crate) fn ready(self: &Arc<Self>) {
+    /// The server was seen well: hands out from now on. Then [`Pool::maintain`] is to be called,
+    /// once no lock is held.
+    pub(crate) fn ready(&self) {
         let news = lock(&self.inner).book.ready();
         if news {
             self.context
@@ -210,12 +211,12 @@ impl Pool {
 
     /// The server was seen ill: everything made so far is stale. Run what is returned once no lock
     /// is held.
-    pub(crate) fn clear(&self, cause: Error, interrupt: bool) -> Deferred {
+    pub(crate) fn clear(&self, cause: Error, generation: u64, interrupt: bool) -> Deferred {
         let mut deferred = Deferred::default();
         let told = {
             let mut inner = lock(&self.inner);
             inner.cause = Some(cause);
-            let outcome = inner.book.clear(interrupt);
+            let outcome = inner.book.clear(generation, interrupt);
             let told = outcome.is_some();
             if let Some(outcome) = outcome {
                 inner.apply(outcome, || Grant::Cleared, &mut deferred);
@@ -267,6 +268,17 @@ impl Pool {
             self.run(deferred);
         }
         self.populate();
+    }
+
+    /// Closes all idle connections: they belong to an event loop that is gone.
+    pub(crate) fn forget_idle(self: &Arc<Self>) {
+        let mut deferred = Deferred::default();
+        {
+            let mut inner = lock(&self.inner);
+            let outcome = inner.book.forget_idle();
+            inner.apply(outcome, || Grant::Closed, &mut deferred);
+        }
+        self.run(deferred);
     }
 
     /// Opens connections up to `minPoolSize` on a task of its own, if there is need.

@@ -3,6 +3,8 @@
 
 mod cluster_time;
 mod server_session;
+mod slot;
 
 pub(crate) use self::cluster_time::ClusterTime;
 pub(crate) use self::server_session::{ServerSession, ServerSessionPool};
+pub(crate) use self::slot::{SessionSlot, SharedSession};

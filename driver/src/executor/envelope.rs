@@ -1,0 +1,124 @@
+//! What the driver adds to a command: database, session, cluster time, read preference.
+
+use bson::raw::RawBsonRef;
+use bson::{Bson, Document, RawDocument};
+
+use super::Cluster;
+use crate::connection::ServerTraits;
+use crate::operation::{BodyWriter, Command, Target};
+use crate::options::{ReadPreference, ReadPreferenceMode, SelectionCriteria};
+use crate::sdam::{TopologyDescription, TopologyType};
+use crate::session::SessionSlot;
+use crate::wire::{self, Flags};
+
+/// Everything one attempt adds to its command.
+pub(super) struct Envelope<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) command: &'a Command,
+    pub(super) session: Option<&'a SessionSlot>,
+    pub(super) txn_number: Option<i64>,
+    pub(super) topology: &'a TopologyDescription,
+    pub(super) traits: ServerTraits,
+}
+
+impl Envelope<'_> {
+    /// Writes the whole message; the command's body is copied once.
+    pub(super) fn encode(&self, request_id: i32, out: &mut Vec<u8>) {
+        let command = self.command;
+        let start = wire::begin(out, request_id, 0, wire::OP_MSG);
+        let flags = if command.acknowledged { Flags::NONE } else { Flags::MORE_TO_COME };
+        out.extend_from_slice(&flags.0.to_le_bytes());
+        out.push(0);
+        let mut body = BodyWriter::new(out);
+        body.elements_of(&command.body);
+        body.string("$db", &command.database);
+        if let Some(id) = self.session.and_then(SessionSlot::id) {
+            body.nested("lsid", |lsid| lsid.uuid("id", id));
+        }
+        if let Some(number) = self.txn_number {
+            body.i64("txnNumber", number);
+        }
+        let cluster_time = self.cluster.cluster_time.current();
+        if let Some(time) = cluster_time.filter(|_| self.traits.replica_set_member_or_mongos()) {
+            body.document("$clusterTime", time.as_bytes());
+        }
+        self.add_read_concern(&mut body);
+        self.add_read_preference(&mut body);
+        self.cluster.add_server_api(&mut body);
+        body.finish();
+        if let Some((field, documents)) = &command.sequence {
+            let section = wire::begin_sequence(out, field);
+            out.extend_from_slice(documents);
+            wire::end_sequence(out, section);
+        }
+        wire::finish(out, start);
+    }
+
+    fn add_read_concern(&self, body: &mut BodyWriter<'_>) {
+        if !self.command.takes_read_concern {
+            return;
+        }
+        let level = self.command.read_concern.as_ref().map(|concern| concern.level.as_str());
+        let after = self.session.and_then(SessionSlot::after_cluster_time);
+        if level.is_none() && after.is_none() {
+            return;
+        }
+        body.nested("readConcern", |concern| {
+            if let Some(level) = level {
+                concern.string("level", level);
+            }
+            if let Some(after) = after {
+                concern.timestamp("afterClusterTime", after);
+            }
+        });
+    }
+
+    /// Server selection specification, "Passing read preference to mongos and load balancers" and
+    /// "Topology type: Single".
+    fn add_read_preference(&self, body: &mut BodyWriter<'_>) {
+        let Target::Readable(criteria) = &self.command.target else { return };
+        // A user's function may have picked anybody.
+        let anybody = ReadPreference::primary_preferred();
+        let preference = match criteria {
+            SelectionCriteria::ReadPreference(preference) => preference,
+            _ => &anybody,
+        };
+        let primary = preference.mode() == ReadPreferenceMode::Primary;
+        let chosen = match self.topology.topology_type {
+            // Whoever was connected to directly is to answer, whatever it is.
+            TopologyType::Single if self.traits.replica_set_member && primary => &anybody,
+            TopologyType::Single if !self.traits.replica_set_member => return,
+            _ if primary => return,
+            _ => preference,
+        };
+        if chosen.options().is_none_or(|options| options.is_default()) {
+            let mode = chosen.mode().as_str();
+            body.nested("$readPreference", |document| document.string("mode", mode));
+        } else if let Ok(bytes) = bson::serialize_to_vec(&chosen.to_document()) {
+            body.document("$readPreference", &bytes);
+        }
+    }
+}
+
+/// The command in a request's bytes as listeners see it: document sequences as arrays.
+pub(super) fn as_document(request: &[u8]) -> Document {
+    let mut reader = wire::FrameReader::new();
+    reader.feed(request);
+    let Ok(Some(message)) = reader.next() else { return Document::new() };
+    let mut document = to_document(&message.body);
+    for (field, documents) in message.sequences {
+        let documents = documents.iter().map(|one| Bson::Document(to_document(one))).collect();
+        document.insert(field, Bson::Array(documents));
+    }
+    document
+}
+
+/// As much of a document as can be read.
+fn to_document(raw: &RawDocument) -> Document {
+    raw.iter()
+        .map_while(std::result::Result::ok)
+        .filter_map(|(key, value): (_, RawBsonRef<'_>)| {
+            Some((key.to_string(), Bson::try_from(value).ok()?))
+        })
+        .collect()
+}
