@@ -1,5 +1,6 @@
 //! A MongoDB replica set driver that reaches the outside through one transport trait.
 
+pub mod client;
 mod connection;
 pub mod error;
 pub mod event;
@@ -17,5 +18,11 @@ pub mod transport;
 pub mod uri;
 pub mod wire;
 
+pub use client::{Client, ClientSession, Collection, Cursor, Database};
 pub use error::{Error, ErrorKind, Result};
+pub use executor::ServerStats;
+pub use operation::{
+    DeleteResult, Hint, IndexModel, IndexOptions, ReturnDocument, UpdateModifications, UpdateResult,
+};
 pub use time::Instant;
+pub use uri::ServerAddress;

@@ -249,7 +249,9 @@ impl Operation<'_> {
         began: Instant,
         result: std::result::Result<&RawDocumentBuf, &Error>,
     ) {
-        let (Some(handler), Some(started)) = (self.cluster.command_events(), started) else { return };
+        let (Some(handler), Some(started)) = (self.cluster.command_events(), started) else {
+            return;
+        };
         let duration = self.cluster.now() - began;
         handler.handle(match result {
             Ok(_) if is_sensitive(&self.command.name) => CommandEvent::Succeeded(

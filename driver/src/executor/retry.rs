@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_write_is_retried_only_under_its_label() {
         let mut policy = RetryPolicy::new(settings(Retry::Write));
-        assert_eq!(failed_with(policy.failed(command(10107, &[])  , 0)), Some(10107));
+        assert_eq!(failed_with(policy.failed(command(10107, &[]), 0)), Some(10107));
         let mut policy = RetryPolicy::new(settings(Retry::Write));
         let verdict = policy.failed(command(10107, &[labels::RETRYABLE_WRITE_ERROR]), 0);
         assert!(matches!(verdict, Verdict::Retry { .. }));
@@ -199,7 +199,9 @@ mod tests {
         let mut policy = RetryPolicy::new(settings(Retry::No));
         for most in [200, 400] {
             let verdict = policy.failed(command(462, &overload), u64::MAX);
-            let Verdict::Retry { backoff: Some(pause), .. } = verdict else { panic!("{verdict:?}") };
+            let Verdict::Retry { backoff: Some(pause), .. } = verdict else {
+                panic!("{verdict:?}")
+            };
             assert!(pause < Duration::from_millis(most) && pause > Duration::from_millis(most - 1));
         }
         assert_eq!(failed_with(policy.failed(command(462, &overload), 0)), Some(462));

@@ -85,14 +85,9 @@ pub(crate) fn watch(cluster: &Arc<Cluster>, server: &Arc<Server>) {
     }
     let alive = Alive { cluster: cluster.clone(), server: server.clone() };
     let task = async move {
-        Watch {
-            cluster: &alive.cluster,
-            server: &alive.server,
-            connection: None,
-            hello_ok: false,
-        }
-        .run()
-        .await;
+        Watch { cluster: &alive.cluster, server: &alive.server, connection: None, hello_ok: false }
+            .run()
+            .await;
     };
     cluster.transport().spawn("monitor", Box::pin(task));
 }

@@ -206,7 +206,6 @@ impl Pool {
             self.context
                 .emit(|| CmapEvent::PoolReady(PoolReadyEvent { address: self.address.clone() }));
         }
-        self.populate();
     }
 
     /// The server was seen ill: everything made so far is stale. Run what is returned once no lock

@@ -1,0 +1,368 @@
+//! The face of the driver: client, databases, collections, cursors, sessions.
+//!
+//! Names and builder style are those of the crate `mongodb`; what it lacks (who is primary, what goes
+//! where, waiting out a failover) is added.
+
+mod action;
+mod collection;
+mod crud;
+mod cursor;
+mod database;
+mod reconnect;
+mod session;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{Document, RawDocumentBuf};
+
+pub use self::action::{
+    Aggregate, Count, CreateCollection, CreateIndexes, Delete, Distinct, Drop, DropDatabase,
+    EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany, InsertOne, ListCollectionNames,
+    ListCollections, ListDatabases, ListIndexes, RunCommand, Update,
+};
+pub use self::collection::{Collection, CollectionOptions};
+pub use self::crud::{
+    CreateIndexesResult, DatabaseSpecification, InsertManyResult, InsertOneResult,
+};
+pub use self::cursor::Cursor;
+pub use self::database::Database;
+pub use self::session::{ClientSession, SessionOptions};
+use crate::error::{Error, Result};
+use crate::executor::{Cluster, Reply, ServerStats, execute};
+use crate::operation::{Command, integer, list_databases, run_command};
+use crate::options::{ClientOptions, SelectionCriteria, Tls};
+use crate::sdam::TopologyDescription;
+use crate::session::{SessionSlot, SharedSession};
+use crate::time::Instant;
+use crate::transport::Transport;
+use crate::uri::ServerAddress;
+
+/// How many sessions one `endSessions` may name.
+const MAX_ENDED_SESSIONS: usize = 10_000;
+
+/// A client of one deployment. Cheap to clone; all clones share monitors, pools and sessions, which
+/// end with the last clone or by [`Client::close`].
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+/// Ends the work of a client with its last clone.
+struct Handle {
+    cluster: Arc<Cluster>,
+}
+
+impl std::ops::Drop for Handle {
+    fn drop(&mut self) {
+        self.cluster.close();
+    }
+}
+
+/// What a client can be made of: [`ClientOptions`], or a connection string.
+pub trait IntoClientOptions {
+    /// The options.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a connection string that is not one.
+    fn into_client_options(self) -> Result<ClientOptions>;
+}
+
+impl IntoClientOptions for ClientOptions {
+    fn into_client_options(self) -> Result<ClientOptions> {
+        Ok(self)
+    }
+}
+
+impl IntoClientOptions for &str {
+    fn into_client_options(self) -> Result<ClientOptions> {
+        ClientOptions::parse_str(self)
+    }
+}
+
+impl IntoClientOptions for String {
+    fn into_client_options(self) -> Result<ClientOptions> {
+        ClientOptions::parse_str(self)
+    }
+}
+
+impl Client {
+    /// A client over TCP. Nothing is connected yet; the first operation waits for a server.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a connection string that is not one or asks for what is not supported.
+    #[cfg(feature = "tcp")]
+    pub async fn with_uri_str(uri: impl AsRef<str>) -> Result<Self> {
+        Client::with_options(ClientOptions::parse_str(uri)?)
+    }
+
+    /// A client over TCP.
+    ///
+    /// # Errors
+    /// As [`Client::with_transport`].
+    #[cfg(feature = "tcp")]
+    pub fn with_options(options: ClientOptions) -> Result<Self> {
+        Client::with_transport(options, Arc::new(crate::transport::tcp::TcpTransport::new()))
+    }
+
+    /// A client that reaches its deployment through `transport`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for options that contradict each other, or ask for what is not supported:
+    /// credentials, TLS, a proxy, a load balancer, `timeoutMS`.
+    pub fn with_transport(
+        options: impl IntoClientOptions,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self> {
+        let options = options.into_client_options()?;
+        options.validate()?;
+        refuse_unsupported(&options)?;
+        let cluster = Cluster::new(transport, options);
+        cluster.open();
+        Ok(Client { handle: Arc::new(Handle { cluster }) })
+    }
+
+    /// The database `name`; no round trip.
+    pub fn database(&self, name: &str) -> Database {
+        Database::new(self.clone(), name)
+    }
+
+    /// The database named in the connection string.
+    pub fn default_database(&self) -> Option<Database> {
+        let name = self.cluster().options().default_database.clone()?;
+        Some(self.database(&name))
+    }
+
+    /// The options this client was made with.
+    pub fn options(&self) -> &ClientOptions {
+        self.cluster().options()
+    }
+
+    /// What the driver believes about the deployment now. It is a snapshot: it does not change.
+    pub fn topology(&self) -> Arc<TopologyDescription> {
+        self.cluster().description()
+    }
+
+    /// Waits until what the driver believes satisfies `accept`, for `limit` at most, and gives it back.
+    ///
+    /// # Errors
+    /// `Timeout` if it did not come to that.
+    pub async fn wait_for_topology(
+        &self,
+        limit: Duration,
+        mut accept: impl FnMut(&TopologyDescription) -> bool,
+    ) -> Result<Arc<TopologyDescription>> {
+        use crate::sync::{Either, select2};
+        let by = self.now() + limit;
+        loop {
+            let seen = self.cluster().changed().version();
+            let description = self.topology();
+            if accept(&description) {
+                return Ok(description);
+            }
+            let changed = self.cluster().changed().passed(seen);
+            let out_of_time = self.cluster().transport().sleep_until(by);
+            if let Either::Right(()) = select2(changed, out_of_time).await {
+                return Err(Error::timed_out(format!(
+                    "the topology is still {} after {} ms",
+                    self.topology(),
+                    limit.as_millis()
+                )));
+            }
+        }
+    }
+
+    /// What was counted about each server, by address.
+    pub fn stats(&self) -> Vec<ServerStats> {
+        let snapshot = self.cluster().snapshot();
+        snapshot
+            .servers
+            .values()
+            .map(|server| {
+                let known = snapshot.description.server(server.address());
+                ServerStats::of(
+                    server,
+                    known.map(|known| known.server_type).unwrap_or_default(),
+                    known.and_then(|known| known.round_trip_time),
+                )
+            })
+            .collect()
+    }
+
+    /// How many reads went to each server.
+    pub fn read_balance(&self) -> BTreeMap<ServerAddress, u64> {
+        self.stats().into_iter().map(|stats| (stats.address, stats.selected_for_reads)).collect()
+    }
+
+    /// Starts counting from zero.
+    pub fn reset_stats(&self) {
+        for server in self.cluster().snapshot().servers.values() {
+            server.counters.reset();
+        }
+    }
+
+    /// Waits for `duration` on the transport's clock.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        self.cluster().transport().sleep_until(self.now() + duration)
+    }
+
+    /// The present moment on the transport's clock.
+    pub fn now(&self) -> Instant {
+        self.cluster().now()
+    }
+
+    /// A session to run operations in, causally consistent unless the options say otherwise.
+    ///
+    /// # Errors
+    /// None at present: whether the deployment knows sessions shows at the first operation.
+    pub async fn start_session(&self) -> Result<ClientSession> {
+        self.start_session_with(SessionOptions::default()).await
+    }
+
+    /// A session with `options`.
+    ///
+    /// # Errors
+    /// As [`Client::start_session`].
+    pub async fn start_session_with(&self, options: SessionOptions) -> Result<ClientSession> {
+        Ok(ClientSession::new(self.clone(), &options))
+    }
+
+    /// The databases of the deployment.
+    pub fn list_databases(&self) -> ListDatabases {
+        ListDatabases::new(self.clone())
+    }
+
+    /// The names of the databases of the deployment.
+    ///
+    /// # Errors
+    /// What running the command fails with.
+    pub async fn list_database_names(&self) -> Result<Vec<String>> {
+        let command = list_databases(None, true)?;
+        let reply = self.run(&command, None).await?;
+        let mut names = Vec::new();
+        for database in reply.body.get_array("databases")? {
+            if let bson::raw::RawBsonRef::Document(database) = database? {
+                names.push(database.get_str("name")?.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Ends monitors, pools and sessions, of all clones. Operations fail with `Shutdown` from now on.
+    pub async fn close(&self) {
+        let cluster = self.cluster();
+        let reachable = cluster.description().servers.values().any(|s| s.is_available());
+        let sessions = if reachable { cluster.drain_sessions() } else { Vec::new() };
+        for some in sessions.chunks(MAX_ENDED_SESSIONS) {
+            let ids = some.iter().map(|session| {
+                let id = bson::Uuid::from_bytes(session.id);
+                bson::Bson::Document(bson::doc! { "id": id })
+            });
+            let end = bson::doc! { "endSessions": ids.collect::<Vec<_>>() };
+            let Ok(raw) = RawDocumentBuf::try_from(&end) else { continue };
+            let anybody = crate::options::ReadPreference::primary_preferred();
+            // The sessions run out by themselves if this fails.
+            if let Ok(command) = run_command("admin", &raw, Some(anybody.into())) {
+                let mut none = SessionSlot::from_option(None);
+                let _ = execute(cluster, &command, &mut none).await;
+            }
+        }
+        cluster.close();
+    }
+
+    /// The same as [`Client::close`], under the name the crate `mongodb` gives it.
+    pub async fn shutdown(self) {
+        self.close().await;
+    }
+
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.handle.cluster
+    }
+
+    /// A new ObjectId from the transport's clock and random numbers.
+    pub fn new_object_id(&self) -> ObjectId {
+        self.cluster().new_object_id()
+    }
+
+    /// Runs a command in the caller's session or one of its own.
+    pub(crate) async fn run(
+        &self,
+        command: &Command,
+        session: Option<Arc<SharedSession>>,
+    ) -> Result<Reply> {
+        let mut slot = self.slot(command, session)?;
+        execute(self.cluster(), command, &mut slot).await
+    }
+
+    pub(crate) fn slot(
+        &self,
+        command: &Command,
+        session: Option<Arc<SharedSession>>,
+    ) -> Result<SessionSlot> {
+        if let Some(session) = &session {
+            if !session.belongs_to(self.cluster()) {
+                return Err(Error::invalid_argument("the session belongs to another client"));
+            }
+            if !command.acknowledged {
+                let message = "an unacknowledged write cannot use an explicit session";
+                return Err(Error::invalid_argument(message));
+            }
+        }
+        Ok(SessionSlot::from_option(session))
+    }
+
+    /// What reads use where nothing else is said.
+    pub(crate) fn selection_criteria(&self) -> Option<SelectionCriteria> {
+        self.cluster().options().selection_criteria.clone()
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("topology", &self.topology().to_string()).finish()
+    }
+}
+
+/// Connecting without what was asked for would be worse than not connecting.
+fn refuse_unsupported(options: &ClientOptions) -> Result<()> {
+    let refuse = |what: &str| {
+        Err(Error::invalid_argument(format!("{what} is not supported by this driver yet")))
+    };
+    if options.credential.is_some() {
+        return refuse("authentication (a user name, password or authMechanism)");
+    }
+    if matches!(options.tls, Some(Tls::Enabled(_))) {
+        return refuse("TLS (tls=true)");
+    }
+    if options.proxy.is_some() {
+        return refuse("a SOCKS5 proxy (proxyHost)");
+    }
+    if options.load_balanced == Some(true) {
+        return refuse("loadBalanced=true");
+    }
+    if options.timeout.is_some_and(|timeout| !timeout.is_zero()) {
+        return refuse("timeoutMS");
+    }
+    Ok(())
+}
+
+/// A document of `listDatabases`.
+pub(crate) fn database_specification(
+    document: &bson::RawDocument,
+) -> Result<DatabaseSpecification> {
+    Ok(DatabaseSpecification {
+        name: document.get_str("name")?.to_owned(),
+        size_on_disk: integer(document, "sizeOnDisk")
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0),
+        empty: document.get_bool("empty").unwrap_or(false),
+    })
+}
+
+/// A document as raw bytes.
+pub(crate) fn to_raw(document: &Document) -> Result<RawDocumentBuf> {
+    Ok(RawDocumentBuf::try_from(document)?)
+}
