@@ -41,7 +41,6 @@ macro_rules! builder {
         impl<$($generics)*> $action {
             $(
                 #[doc = concat!("Sets [`", stringify!($options), "::", stringify!($name), "`](crate::operation::", stringify!($options), ").")]
-                #[must_use]
                 pub fn $name(mut self, value: $type) -> Self {
                     self.options.$name = Some(value);
                     self
@@ -49,7 +48,6 @@ macro_rules! builder {
             )*
             $(
                 #[doc = concat!("Sets [`", stringify!($options), "::", stringify!($into_name), "`](crate::operation::", stringify!($options), ").")]
-                #[must_use]
                 pub fn $into_name(mut self, value: impl Into<$into_type>) -> Self {
                     self.options.$into_name = Some(value.into());
                     self
@@ -57,7 +55,6 @@ macro_rules! builder {
             )*
 
             /// Replaces all options.
-            #[must_use]
             pub fn with_options(mut self, options: impl Into<Option<$options>>) -> Self {
                 self.options = options.into().unwrap_or_default();
                 self
@@ -72,7 +69,6 @@ macro_rules! session {
     (impl[$($generics:tt)*] $action:ty) => {
         impl<$($generics)*> $action {
             /// Runs it in `session`.
-            #[must_use]
             pub fn session(mut self, session: &ClientSession) -> Self {
                 self.session = Some(session.shared());
                 self

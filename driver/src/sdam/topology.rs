@@ -98,6 +98,16 @@ impl TopologyDescription {
         self.servers.get(address)
     }
 
+    /// What is believed about the server at `address`, which may be given as text.
+    pub fn member(&self, address: &str) -> Option<&Arc<ServerDescription>> {
+        self.server(&ServerAddress::parse(address).ok()?)
+    }
+
+    /// What the deployment is.
+    pub fn kind(&self) -> TopologyType {
+        self.topology_type
+    }
+
     /// The primary of the set.
     pub fn primary(&self) -> Option<&Arc<ServerDescription>> {
         self.servers.values().find(|server| server.is_primary())

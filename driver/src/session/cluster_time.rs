@@ -38,11 +38,6 @@ impl ClusterTime {
         }
         lock(&self.document).clone()
     }
-
-    /// The newest time as one number: seconds in the upper, increment in the lower half.
-    pub(crate) fn as_number(&self) -> u64 {
-        self.newest.load(Ordering::Acquire)
-    }
 }
 
 #[cfg(test)]
