@@ -65,9 +65,16 @@ impl ConnectionString {
         &self.options
     }
 
-    /// The hosts of a `mongodb://` string; none of a `mongodb+srv://` string.
+    /// The hosts; none of a `mongodb+srv://` string before it is resolved.
     pub fn hosts(&self) -> &[ServerAddress] {
-        &self.parts.hosts
+        &self.options.hosts
+    }
+
+    /// The value of an option as the string or its TXT record has it, percent-decoded; the first one
+    /// if there are several. `name` in any case.
+    pub fn raw_option(&self, name: &str) -> Option<&str> {
+        let pair = self.parts.pairs.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        pair.map(|(_, value)| value.as_str())
     }
 
     /// The user name, decoded.
@@ -93,12 +100,13 @@ impl ConnectionString {
         Some(format!("_{service}._tcp.{host}"))
     }
 
-    /// The options of a `mongodb://` string.
+    /// The options of a `mongodb://` string, or of a resolved `mongodb+srv://` string.
     ///
     /// # Errors
-    /// `InvalidArgument` for an incomplete credential, and for a `mongodb+srv://` string.
+    /// `InvalidArgument` for an incomplete credential, and if there are no hosts because the string
+    /// has not been resolved.
     pub fn into_options(self) -> Result<ClientOptions> {
-        if self.parts.srv_host.is_some() {
+        if self.options.hosts.is_empty() {
             return Err(Error::invalid_argument(
                 "a mongodb+srv:// string has to be resolved before it can be used",
             ));
@@ -107,36 +115,36 @@ impl ConnectionString {
         Ok(self.options)
     }
 
-    /// The options of a `mongodb+srv://` string, given what DNS says about
-    /// [`ConnectionString::srv_name`]. `random` chooses among the hosts if there are more than
-    /// `srvMaxHosts`.
+    /// The same `mongodb+srv://` string with its hosts and the options of its TXT record, given what
+    /// DNS says about [`ConnectionString::srv_name`] and its host. `random` chooses among the hosts if
+    /// there are more than `srvMaxHosts`.
     ///
     /// # Errors
     /// `DnsResolve` if there are no hosts, one is of a foreign domain, or the TXT record holds anything
     /// but the allowed options; `InvalidArgument` if its options contradict the string's.
     pub fn resolve_with(
-        &self,
+        mut self,
         records: &SrvRecords,
         mut random: impl FnMut() -> u64,
-    ) -> Result<ClientOptions> {
+    ) -> Result<Self> {
         let Some(srv_host) = &self.parts.srv_host else {
             return Err(Error::invalid_argument("a mongodb:// string has nothing to resolve"));
         };
         let mut hosts = srv_addresses(srv_host, &records.hosts)?;
-        let mut pairs = self.parts.pairs.clone();
         for (name, value) in srv::txt_options(&records.texts)? {
             // The string's own options win.
-            if !pairs.iter().any(|(known, _)| *known == name) {
-                pairs.push((name, value));
+            if !self.parts.pairs.iter().any(|(known, _)| *known == name) {
+                self.parts.pairs.push((name, value));
             }
         }
-        let mut options = option::read(&self.parts, &pairs, &mut Vec::new())?;
-        if let Some(most) = options.srv_max_hosts.filter(|most| *most > 0) {
+        self.warnings.clear();
+        self.options = option::read(&self.parts, &self.parts.pairs, &mut self.warnings)?;
+        if let Some(most) = self.options.srv_max_hosts.filter(|most| *most > 0) {
             srv::choose(&mut hosts, most as usize, &mut random);
         }
-        options.hosts = hosts;
-        options.validate()?;
-        Ok(options)
+        self.options.hosts = hosts;
+        self.options.validate_combinations()?;
+        Ok(self)
     }
 }
 

@@ -52,7 +52,7 @@ fn an_srv_string_takes_its_hosts_and_some_options_from_dns() {
         hosts: vec![("n1.shop.example.".to_owned(), 27017), ("n2.shop.example".to_owned(), 27018)],
         texts: vec!["replicaSet=rs0&authSource=y".to_owned()],
     };
-    let options = parsed.resolve_with(&records, || 0).unwrap();
+    let options = parsed.clone().resolve_with(&records, || 0).unwrap().into_options().unwrap();
     assert_eq!(options.hosts.len(), 2);
     assert_eq!(options.repl_set_name.as_deref(), Some("rs0"));
     assert!(matches!(options.tls, Some(Tls::Enabled(_))));
@@ -80,7 +80,7 @@ fn srv_max_hosts_keeps_that_many_different_hosts() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         state >> 33
     };
-    let mut hosts = parsed.resolve_with(&records, random).unwrap().hosts;
+    let mut hosts = parsed.resolve_with(&records, random).unwrap().into_options().unwrap().hosts;
     hosts.sort();
     hosts.dedup();
     assert_eq!(hosts.len(), 4);
