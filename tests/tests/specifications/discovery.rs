@@ -33,6 +33,8 @@ pub enum Format {
     RoundTripTime,
     /// Connection strings and URI options.
     ConnectionString,
+    /// Read and write concerns, and the documents they make.
+    Concern,
     /// Connection strings and the credential they make.
     Credential,
     /// Connection strings and what DNS makes of them.
@@ -73,6 +75,8 @@ impl TestFile {
             Format::RoundTripTime
         } else if is_srv && (has("seeds") || has("numSeeds") || has("error")) {
             Format::Seedlist
+        } else if any_test_has("readConcernDocument") || any_test_has("writeConcernDocument") {
+            Format::Concern
         } else if any_test_has("uri") && any_test_has("credential") {
             Format::Credential
         } else if any_test_has("uri") && any_test_has("valid") {
@@ -147,9 +151,9 @@ fn spec_and_file(root: &Path, path: &Path) -> (String, String) {
     match below {
         [spec, rest @ ..] if !rest.is_empty() => (spec.clone(), rest.join("/")),
         _ => {
-            let name = base.file_name().map_or_else(String::new, |name| {
-                name.to_string_lossy().into_owned()
-            });
+            let name = base
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             (name, below.join("/"))
         }
     }

@@ -5,6 +5,7 @@
 //! `<specification>/<file>::<case>`. A file's format is recognised by its shape, so that files in
 //! other places run as well; formats that cannot be run yet are counted as ignored tests.
 
+mod concern;
 mod connection_string;
 mod discovery;
 mod dns;
@@ -51,6 +52,7 @@ fn trials() -> Vec<Trial> {
             Ok(Format::InWindow) => trials.push(selection::in_window(file)),
             Ok(Format::RoundTripTime) => trials.push(selection::round_trip_time(file)),
             Ok(Format::ConnectionString) => trials.extend(connection_string::plain(file)),
+            Ok(Format::Concern) => trials.extend(concern::documents(file)),
             Ok(Format::Credential) => trials.extend(connection_string::credentials(file)),
             Ok(Format::Seedlist) => trials.push(connection_string::seedlist(file)),
             Ok(Format::NotRun(what)) => *left_out.entry((file.spec, what)).or_default() += 1,

@@ -65,8 +65,7 @@ fn run_logic(test: &Value) -> Result<(), String> {
         Some("read") | None => Request::readable(&criteria),
         Some(other) => return Err(format!("unknown operation {other}")),
     };
-    let request =
-        request.avoiding(&avoid).with_settings(DEFAULT_LOCAL_THRESHOLD, heartbeat);
+    let request = request.avoiding(&avoid).with_settings(DEFAULT_LOCAL_THRESHOLD, heartbeat);
     let suitable = match suitable_servers(&topology, &request) {
         Err(_) if expects_error => return Ok(()),
         Err(error) => return Err(error.to_string()),
