@@ -13,10 +13,12 @@ use super::connection::DownSegment;
 use super::{FaultError, Sim};
 use crate::mongod::ConnectionId;
 
+mod set;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn world(seed: u64) -> Sim {
-    Sim::builder().seed(seed).members(3).check_invariants(false).build()
+    Sim::builder().seed(seed).members(3).build()
 }
 
 fn address(host: &str) -> ServerAddress {
@@ -237,8 +239,7 @@ fn kill_resets_the_streams_of_the_clients() {
 
 #[test]
 fn bytes_arrive_in_the_order_they_were_sent_although_latencies_differ() {
-    let sim =
-        Sim::builder().members(1).latency(Duration::ZERO, SECOND).check_invariants(false).build();
+    let sim = Sim::builder().members(1).latency(Duration::ZERO, SECOND).build();
     let transport = sim.transport("client");
     let seen = sim.block_on(async {
         let mut stream = connect(&transport, "a", SECOND * 10).await.unwrap();
