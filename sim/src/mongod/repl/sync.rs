@@ -66,6 +66,8 @@ pub(crate) struct Fetching {
     pub first: bool,
     /// The source's rollback id at the first batch.
     pub rbid: Option<i32>,
+    /// A delayed member holds what is too young: nothing is asked before the sync timer fires.
+    pub held: bool,
 }
 
 /// A fetch that waits here for data.
@@ -214,6 +216,10 @@ impl Mongod {
     pub(crate) fn fire_sync(&mut self, now: Instant) {
         match &self.repl.sync {
             SyncState::Idle => self.choose_sync_source_if_idle(now),
+            SyncState::Fetching(fetching) if fetching.held => {
+                let (source, first, rbid) = (fetching.source, fetching.first, fetching.rbid);
+                self.fetch(now, source, first, rbid);
+            }
             SyncState::Fetching(_) => {
                 self.deny_sync_source(now, DENY_AFTER_ERROR, "it does not answer");
             }
@@ -237,7 +243,7 @@ impl Mongod {
             term: self.repl.term,
             commit_point: self.repl.commit.optime,
         };
-        self.repl.sync = SyncState::Fetching(Fetching { source, rpc, first, rbid });
+        self.repl.sync = SyncState::Fetching(Fetching { source, rpc, first, rbid, held: false });
         self.timers.set(Timer::Sync, now + await_time + NETWORK_BUFFER);
         let peer = self.repl.members[source].peer;
         self.request(peer, rpc, PeerRequest::FetchOplog(request));
@@ -383,6 +389,7 @@ impl Mongod {
         {
             self.arm_election_timer(now);
         }
+        let held_until = self.hold_back(now, &mut entries);
         if let Some(last) = entries.last() {
             let last = last.optime;
             let count = entries.len();
@@ -415,7 +422,34 @@ impl Mongod {
             self.drop_sync_source(now, why);
             return;
         }
-        self.fetch(now, source, false, Some(reply.rbid));
+        match held_until {
+            None => self.fetch(now, source, false, Some(reply.rbid)),
+            Some(at) => {
+                if let SyncState::Fetching(fetching) = &mut self.repl.sync {
+                    (fetching.held, fetching.first) = (true, false);
+                    fetching.rbid = Some(reply.rbid);
+                }
+                self.timers.set(Timer::Sync, at);
+            }
+        }
+    }
+
+    /// A delayed member applies an entry only `secondaryDelaySecs` after it was written: takes the
+    /// younger ones off and says when the first of them is due.
+    fn hold_back(
+        &self,
+        now: Instant,
+        entries: &mut Vec<std::sync::Arc<crate::mongod::oplog_entry::OplogEntry>>,
+    ) -> Option<Instant> {
+        let delay = self.repl.own()?.delay;
+        if delay.is_zero() {
+            return None;
+        }
+        let ripe = self.wall_millis(now) - delay.as_millis() as i64;
+        let young = entries.iter().position(|entry| entry.wall_millis > ripe)?;
+        let wait_millis = (entries[young].wall_millis - ripe).max(1) as u64;
+        entries.truncate(young);
+        Some(now + Duration::from_millis(wait_millis))
     }
 
     /// Applies one fetched entry: to the store, and to what is known of sessions.
