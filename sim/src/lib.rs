@@ -9,4 +9,5 @@ pub mod trace;
 pub mod transport;
 pub mod world;
 
+pub use stepdown_driver::Instant;
 pub use world::{Sim, SimBuilder};

@@ -18,6 +18,7 @@ mod network;
 mod node;
 mod queue;
 mod set;
+mod shell;
 mod sim;
 mod slab;
 #[cfg(test)]

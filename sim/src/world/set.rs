@@ -1,15 +1,12 @@
 //! Making a set of the members: initiate, and wait for the first election.
 
-use std::io;
 use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, cstr};
-use bson::{RawDocumentBuf, rawdoc};
-use stepdown_driver::transport::{Stream, Transport};
-use stepdown_driver::uri::ServerAddress;
-use stepdown_driver::wire::{FrameReader, Message};
+use bson::rawdoc;
 
 use super::core::World;
+use super::shell::run_command;
 use super::sim::{Member, Sim};
 use crate::trace::MemberState;
 
@@ -18,9 +15,6 @@ const OPERATOR: &str = "operator";
 
 /// A set has at most so many voting members.
 const VOTERS_MAX: i32 = 7;
-
-/// A quorum check waits at most so long for the members to answer, and a person for the quorum check.
-const INITIATE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The first election comes 10 to 11.5 s after the initiate; a split vote or two are granted.
 const ELECTION_LIMIT: Duration = Duration::from_secs(120);
@@ -92,41 +86,4 @@ impl World {
         }
         writable == 1
     }
-}
-
-/// One command on a connection of its own.
-async fn run_command(
-    transport: &dyn Transport,
-    host: &str,
-    command: RawDocumentBuf,
-) -> io::Result<RawDocumentBuf> {
-    let address = ServerAddress::parse(host).map_err(io::Error::other)?;
-    let by = transport.now() + INITIATE_LIMIT;
-    let mut stream = transport.connect(&address, by).await?;
-    stream.set_deadline(Some(by));
-    let mut request = Vec::new();
-    Message::new(1, 0, command).encode(&mut request);
-    let mut written = 0;
-    while written < request.len() {
-        written += write(&mut *stream, &request[written..]).await?;
-    }
-    let mut frames = FrameReader::new();
-    let mut buffer = [0_u8; 4_096];
-    loop {
-        if let Some(reply) = frames.next().map_err(io::Error::other)? {
-            return Ok(reply.body);
-        }
-        match read(&mut *stream, &mut buffer).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => frames.feed(&buffer[..count]),
-        }
-    }
-}
-
-async fn write(stream: &mut dyn Stream, bytes: &[u8]) -> io::Result<usize> {
-    std::future::poll_fn(|cx| stream.poll_write(cx, bytes)).await
-}
-
-async fn read(stream: &mut dyn Stream, into: &mut [u8]) -> io::Result<usize> {
-    std::future::poll_fn(|cx| stream.poll_read(cx, into)).await
 }
