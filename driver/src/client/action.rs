@@ -534,10 +534,8 @@ fn insert_many_error(
     write_concern_error: Option<WriteConcernError>,
     result: InsertManyResult,
 ) -> Error {
-    let mut error = InsertManyError::default();
-    error.write_errors = write_errors;
-    error.write_concern_error = write_concern_error;
-    error.inserted_ids = result.inserted_ids;
+    let inserted_ids = result.inserted_ids;
+    let error = InsertManyError { write_errors, write_concern_error, inserted_ids };
     Error::new(ErrorKind::InsertMany(error))
 }
 
