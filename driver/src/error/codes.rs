@@ -1,10 +1,5 @@
 //! The server's error codes that decide what a driver does.
 
-/// A command ran longer than its `maxTimeMS`.
-pub(super) const MAX_TIME_MS_EXPIRED: i32 = 50;
-/// A server-side time limit passed.
-pub(super) const EXCEEDED_TIME_LIMIT: i32 = 262;
-
 /// What a server says about a change of its own state (SDAM specification, "Error handling").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StateChange {
@@ -46,4 +41,9 @@ pub(super) fn is_retryable_read(code: i32) -> bool {
 /// DuplicateKey, and the codes older servers used for it.
 pub(super) fn is_duplicate_key(code: i32) -> bool {
     matches!(code, 11000 | 11001 | 12582)
+}
+
+/// MaxTimeMSExpired, ExceededTimeLimit, and WriteConcernTimeout (once called WriteConcernFailed).
+pub(super) fn is_timeout(code: i32) -> bool {
+    matches!(code, 50 | 262 | 64)
 }

@@ -304,13 +304,12 @@ impl Error {
     }
 
     /// Whether time ran out anywhere: on the network, in selection or the wait queue, by `timeoutMS`,
-    /// or on the server (`MaxTimeMSExpired`, and 262 `ExceededTimeLimit`).
+    /// or on the server (50 `MaxTimeMSExpired`, 262 `ExceededTimeLimit`, and 64 for a write concern
+    /// that was not met within `wtimeout`).
     pub fn is_timeout(&self) -> bool {
         self.is_network_timeout()
             || matches!(*self.kind, ErrorKind::Timeout { .. } | ErrorKind::ServerSelection { .. })
-            || self.code().is_some_and(|code| {
-                matches!(code, codes::MAX_TIME_MS_EXPIRED | codes::EXCEEDED_TIME_LIMIT)
-            })
+            || self.code().is_some_and(codes::is_timeout)
     }
 
     /// Whether the server said that it is not, or no longer, a writable primary.
@@ -383,16 +382,18 @@ impl Error {
     pub fn is_retryable_read(&self) -> bool {
         self.is_network()
             || self.is_pool_cleared()
-            || self.is_state_change()
-            || matches!(&*self.kind, ErrorKind::Command(e) if codes::is_retryable_read(e.code))
-            || self.contains_label(labels::RETRYABLE_ERROR)
+            || self.is_refused_by_overload()
+            || match &*self.kind {
+                ErrorKind::Command(error) if error.code == 0 => self.is_state_change(),
+                ErrorKind::Command(error) => codes::is_retryable_read(error.code),
+                _ => false,
+            }
     }
 
     /// Whether a driver may send a retryable write again after this error: it carries the label
-    /// `RetryableWriteError`, or is refused-and-retryable (client backpressure).
+    /// `RetryableWriteError`, or was refused for overload (client backpressure).
     pub fn is_retryable_write(&self) -> bool {
-        self.contains_label(labels::RETRYABLE_WRITE_ERROR)
-            || self.contains_label(labels::RETRYABLE_ERROR)
+        self.contains_label(labels::RETRYABLE_WRITE_ERROR) || self.is_refused_by_overload()
     }
 
     /// Whether the same call may succeed when made again, be it a read or a retryable write.
@@ -403,6 +404,13 @@ impl Error {
     /// Whether the server, or the way to it, is overloaded: back off before trying again.
     pub fn is_overloaded(&self) -> bool {
         self.contains_label(labels::SYSTEM_OVERLOADED_ERROR)
+    }
+
+    /// Whether an overloaded server, or the way to it, refused the command, which may be sent again
+    /// after a pause whatever command it is: it carries `RetryableError` and `SystemOverloadedError`
+    /// (client backpressure).
+    pub fn is_refused_by_overload(&self) -> bool {
+        self.is_overloaded() && self.contains_label(labels::RETRYABLE_ERROR)
     }
 
     /// Whether the command that failed may have been applied all the same.

@@ -244,9 +244,17 @@ impl ServerDescription {
         set.iter().all(|(name, value)| self.tags.get(name) == Some(value))
     }
 
+    /// Whether this driver speaks a wire version the server speaks; true while that is unknown.
+    pub fn is_compatible(&self) -> bool {
+        !self.is_available()
+            || self.server_type == ServerType::LoadBalancer
+            || (self.min_wire_version <= MAX_WIRE_VERSION
+                && self.max_wire_version >= MIN_WIRE_VERSION)
+    }
+
     /// Why no command can be sent to this server, if it speaks no wire version this driver speaks.
     pub fn compatibility_error(&self) -> Option<String> {
-        if !self.is_available() || self.server_type == ServerType::LoadBalancer {
+        if self.is_compatible() {
             return None;
         }
         if self.min_wire_version > MAX_WIRE_VERSION {
@@ -256,14 +264,11 @@ impl ServerDescription {
                 self.address, self.min_wire_version
             ));
         }
-        if self.max_wire_version < MIN_WIRE_VERSION {
-            return Some(format!(
-                "Server at {} reports wire version {}, but this version of stepdown-driver requires \
-                 at least {MIN_WIRE_VERSION} (MongoDB 4.2)",
-                self.address, self.max_wire_version
-            ));
-        }
-        None
+        Some(format!(
+            "Server at {} reports wire version {}, but this version of stepdown-driver requires at \
+             least {MIN_WIRE_VERSION} (MongoDB 4.2)",
+            self.address, self.max_wire_version
+        ))
     }
 
     /// The members this server names: electable ones, passives and arbiters.

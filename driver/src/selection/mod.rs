@@ -122,6 +122,9 @@ pub fn select(
     operation_count: impl Fn(&ServerAddress) -> u32,
     random: [u64; 2],
 ) -> Result<Pick> {
+    if let Some(primary) = undisputed_primary(topology, request) {
+        return Ok(Pick::Server(Arc::clone(primary)));
+    }
     let servers = in_latency_window(&suitable_servers(topology, request)?, request.local_threshold);
     Ok(match pick_of_two(&servers, operation_count, random) {
         Some(server) => Pick::Server(Arc::clone(server)),
@@ -217,6 +220,23 @@ pub fn timeout_error(
     ))
 }
 
+/// The primary of a set, where nothing but it can be meant: most operations need no more.
+fn undisputed_primary<'a>(
+    topology: &'a TopologyDescription,
+    request: &Request<'_>,
+) -> Option<&'a Arc<ServerDescription>> {
+    let wanted = match request.want {
+        Want::Writable => true,
+        Want::Readable(criteria) => criteria
+            .as_read_preference()
+            .is_some_and(|preference| preference.mode() == ReadPreferenceMode::Primary),
+    };
+    let usual = topology.topology_type == TopologyType::ReplicaSetWithPrimary
+        && request.deprioritized.is_empty()
+        && topology.servers.values().all(|server| server.is_compatible());
+    if wanted && usual { topology.primary() } else { None }
+}
+
 /// Applies topology, operation and custom selector to `servers`, all of them available.
 fn suitable_among(
     topology: &TopologyDescription,
@@ -306,3 +326,6 @@ fn by_tags(
     }
     Vec::new()
 }
+
+#[cfg(test)]
+mod tests;

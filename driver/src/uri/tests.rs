@@ -89,7 +89,7 @@ fn srv_max_hosts_keeps_that_many_different_hosts() {
 /// Everything that must hold of any text at all.
 fn take_apart(uri: &str) {
     if let Ok(parsed) = ConnectionString::parse(uri) {
-        assert!(parsed.srv_name().is_some() != !parsed.hosts().is_empty());
+        assert_eq!(parsed.srv_name().is_some(), parsed.hosts().is_empty());
         for host in parsed.hosts() {
             assert_eq!(ServerAddress::parse(&host.to_string()).unwrap(), *host);
         }

@@ -319,7 +319,7 @@ fn option_json(parsed: &ConnectionString, name: &str) -> Option<Value> {
                     stepdown_driver::options::Compressor::Zlib { level } => *level,
                     _ => None,
                 });
-            json!(levels.last())
+            json!(levels.max())
         }
         _ => return None,
     })

@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use bson::{RawDocumentBuf, doc};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -186,4 +187,150 @@ emit topologyClosedEvent
     assert_eq!(listed(&mut effects), expected);
     topology.on_hello(hello("a", true, 1), &mut effects);
     assert_eq!(listed(&mut effects), "");
+}
+
+/// Anything that can happen to a client that looks at three members.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Hello { member: usize, primary: bool, election: u8, hosts: usize, set: bool },
+    CheckFailed { member: usize, timeout: bool },
+    OperationFailed { member: usize, age: u64, handshake: bool, code: Option<i32> },
+    Srv { hosts: usize },
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    let member = 0..NAMES.len();
+    prop_oneof![
+        6 => (member.clone(), any::<bool>(), 0..4_u8, 1..16_usize, prop::bool::weighted(0.9))
+            .prop_map(|(member, primary, election, hosts, set)| Outcome::Hello {
+                member, primary, election, hosts, set
+            }),
+        2 => (member.clone(), any::<bool>())
+            .prop_map(|(member, timeout)| Outcome::CheckFailed { member, timeout }),
+        3 => (member, 0..3_u64, any::<bool>(), prop::option::of(prop::sample::select(vec![
+            10107, 189, 91, 11600, 11602, 1,
+        ])))
+            .prop_map(|(member, age, handshake, code)| Outcome::OperationFailed {
+                member, age, handshake, code
+            }),
+        1 => (0..16_usize).prop_map(|hosts| Outcome::Srv { hosts }),
+    ]
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// The names whose bit is set in `bits`.
+fn names(bits: usize) -> Vec<&'static str> {
+    NAMES.iter().enumerate().filter(|(at, _)| bits & (1 << at) != 0).map(|(_, n)| *n).collect()
+}
+
+fn happen(topology: &mut Topology, outcome: &Outcome, effects: &mut Vec<Effect>) {
+    let io_error = |timeout: bool| {
+        let kind = if timeout { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionReset };
+        Error::from(io::Error::from(kind))
+    };
+    match *outcome {
+        Outcome::Hello { member, primary, election, hosts, set } => {
+            let mut reply = doc! {
+                "ok": 1, "isWritablePrimary": primary, "secondary": !primary, "setVersion": 1,
+                "hosts": names(hosts), "maxWireVersion": 25,
+                "electionId": ObjectId::from_bytes([election; 12]),
+            };
+            if set {
+                reply.insert("setName", "rs");
+            }
+            let reply = RawDocumentBuf::try_from(&reply).unwrap();
+            let address = at(NAMES[member]);
+            topology
+                .on_hello(ServerDescription::from_hello(address, Instant::ZERO, &reply), effects);
+        }
+        Outcome::CheckFailed { member, timeout } => {
+            topology.on_monitor_error(
+                Instant::ZERO,
+                &at(NAMES[member]),
+                &io_error(timeout),
+                effects,
+            );
+        }
+        Outcome::OperationFailed { member, age, handshake, code } => {
+            let error = match code {
+                None => io_error(age == 2),
+                Some(code) => {
+                    let reply = doc! { "ok": 0, "code": code };
+                    Error::from_reply_for_sdam(&RawDocumentBuf::try_from(&reply).unwrap()).unwrap()
+                }
+            };
+            let address = at(NAMES[member]);
+            let generation = topology.generation(&address, None).unwrap_or(0).saturating_sub(age);
+            let error = ApplicationError {
+                generation,
+                service_id: None,
+                handshake_completed: handshake,
+                error: &error,
+            };
+            topology.on_application_error(Instant::ZERO, &address, error, effects);
+        }
+        Outcome::Srv { hosts } => {
+            let hosts: Vec<_> = names(hosts).into_iter().map(at).collect();
+            topology.on_srv(&hosts, effects);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_beliefs_stay_consistent(
+        named in any::<bool>(),
+        happenings in prop::collection::vec(outcomes(), 0..40),
+    ) {
+        let options = TopologyOptions {
+            seeds: vec![at("a"), at("b")],
+            repl_set_name: named.then(|| "rs".to_owned()),
+            ..TopologyOptions::default()
+        };
+        let mut topology = Topology::new(ObjectId::from_bytes([0; 12]), options);
+        let mut effects = Vec::new();
+        topology.open(&mut effects);
+        // What the owner of the topology has made of the effects.
+        let mut pools: BTreeMap<ServerAddress, (u64, bool)> = BTreeMap::new();
+        let mut monitors: Vec<ServerAddress> = Vec::new();
+        let mut published = None;
+        for outcome in std::iter::once(None).chain(happenings.iter().map(Some)) {
+            if let Some(outcome) = outcome {
+                happen(&mut topology, outcome, &mut effects);
+            }
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::CreatePool(address) => {
+                        prop_assert!(pools.insert(address, (0, false)).is_none());
+                    }
+                    Effect::ClosePool(address) => prop_assert!(pools.remove(&address).is_some()),
+                    Effect::StartMonitor(address) => monitors.push(address),
+                    Effect::StopMonitor(address) => monitors.retain(|other| *other != address),
+                    Effect::PoolReady(address) => {
+                        let pool = pools.get_mut(&address).unwrap();
+                        prop_assert!(!std::mem::replace(&mut pool.1, true), "ready twice");
+                    }
+                    Effect::PoolClear { address, generation, .. } => {
+                        let pool = pools.get_mut(&address).unwrap();
+                        prop_assert_eq!(pool.0 + 1, generation);
+                        *pool = (generation, false);
+                    }
+                    Effect::Publish(description) => published = Some(description),
+                    Effect::CheckNow(_) | Effect::CancelCheck(_) | Effect::Emit(_) => {}
+                }
+            }
+            let description = topology.description();
+            prop_assert_eq!(published.as_ref(), Some(description));
+            prop_assert!(description.servers.keys().eq(pools.keys()));
+            monitors.sort();
+            prop_assert!(description.servers.keys().eq(&monitors));
+            let primaries = description.of_type(ServerType::RsPrimary).count();
+            let with_primary = description.topology_type == TopologyType::ReplicaSetWithPrimary;
+            prop_assert_eq!(primaries, usize::from(with_primary), "{}", description);
+            for (address, (generation, _)) in &pools {
+                prop_assert_eq!(topology.generation(address, None), Some(*generation));
+            }
+        }
+    }
 }
