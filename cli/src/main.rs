@@ -1,1 +1,49 @@
-fn main() {}
+//! The command `stepdown`: runs scenario files, serves a simulated replica set, and breaks it.
+
+// The edge of the house: real time, signals and sockets are its trade.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod ctl;
+mod serve;
+
+/// A MongoDB replica set in a box: it elects, replicates, fails over and rolls back under a clock
+/// that you hold.
+#[derive(Parser)]
+#[command(name = "stepdown", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  stepdown run fixtures/failover.toml           tell a story, and check that it holds
+  stepdown run fixtures/failover.toml --seed 2  the same story, another history
+  stepdown serve                                a set on 127.0.0.1:27017 to 27019, for any client
+  stepdown ctl kill primary                     kill -9 the primary of the set being served
+
+Exit codes of `run`:
+  0  the story held
+  1  an expectation failed
+  2  wrong usage
+  3  the file is wrong: line and column are on stderr";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a simulated set on real ports
+    Serve(serve::ServeArguments),
+    /// Break and mend a set being served
+    Ctl(ctl::CtlArguments),
+}
+
+fn main() -> ExitCode {
+    // clap ends the process with exit code 2 on wrong usage.
+    match Arguments::parse().command {
+        Command::Serve(arguments) => serve::serve(arguments),
+        Command::Ctl(arguments) => ctl::ctl(arguments),
+    }
+}

@@ -5,6 +5,8 @@ pub mod mongod;
 pub mod random;
 #[cfg(feature = "scenario")]
 pub mod scenario;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod trace;
 pub mod transport;
 pub mod world;

@@ -606,6 +606,13 @@ mod tests {
     }
 
     #[test]
+    fn connection_options_are_checked_as_the_driver_reads_them() {
+        let text = "[[step]]\nconnect = \"app\"\noptions = { retryWrites = true, heartbeatFrequency = 5 }\n";
+        let said = complaints(text);
+        assert!(said.starts_with("3:33: option \"heartbeatfrequency\""), "{said}");
+    }
+
+    #[test]
     fn the_fixtures_are_well_written() {
         let failover = include_str!("../../../fixtures/failover.toml");
         Scenario::parse("failover.toml", failover).unwrap();

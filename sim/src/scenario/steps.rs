@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bson::Document;
+use stepdown_driver::uri::ConnectionString;
 use toml::de::DeValue;
 
 use super::diagnostic::{Diagnostics, suggest};
@@ -290,9 +291,14 @@ pub(crate) fn parse_state(
         MemberState::Rollback,
         MemberState::Removed,
     ];
+    // A file says DOWN of a member without a process; the server's own word is a sentence.
+    if text == "DOWN" {
+        return Some(MemberState::Down);
+    }
     let found = STATES.into_iter().find(|state| state.name() == text);
     if found.is_none() {
-        let known = STATES.map(MemberState::name);
+        let mut known = STATES.map(MemberState::name).to_vec();
+        known.push("DOWN");
         diagnostics.problem(span, format!("no state \"{text}\""), suggest(text, &known));
     }
     found
@@ -324,11 +330,10 @@ fn parse_client_uri(
     names: &Names,
     step: &mut Table<'_>,
 ) -> Option<String> {
-    let uri_span = step.key_span("uri");
     let written = step.string(diagnostics, "uri");
     let seeds = step.list(diagnostics, "seeds", "member names");
     let direct = step.boolean(diagnostics, "direct").unwrap_or(false);
-    let options = step.document(diagnostics, "options");
+    let options = step.table(diagnostics, "options");
     if let Some((uri, span)) = written {
         for key in ["seeds", "direct", "options"] {
             if step.has(key) {
@@ -339,7 +344,7 @@ fn parse_client_uri(
                 );
             }
         }
-        return check_uri(diagnostics, uri.to_string(), &span);
+        return check_uri(diagnostics, uri.to_string(), &span, &[]);
     }
     let mut hosts = Vec::new();
     match seeds {
@@ -355,26 +360,23 @@ fn parse_client_uri(
         true => query.push("directConnection=true".to_string()),
         false => query.push(format!("replicaSet={}", names.set_name)),
     }
-    for (key, value) in options.unwrap_or_default() {
-        let value = match value {
-            bson::Bson::String(text) => text,
-            bson::Bson::Boolean(boolean) => boolean.to_string(),
-            bson::Bson::Int32(number) => number.to_string(),
-            bson::Bson::Int64(number) => number.to_string(),
+    let mut places = Vec::new();
+    for (key, span, value) in options.into_iter().flat_map(Table::into_entries) {
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Boolean(boolean) => boolean.to_string(),
+            DeValue::Integer(integer) => integer.to_string(),
             _ => {
-                diagnostics.problem(
-                    &step.key_span("options"),
-                    format!("the option `{key}` must be a string, a number, true or false"),
-                    None,
-                );
+                wrong_type(diagnostics, key, value, "a string, an integer, true or false", None);
                 return None;
             }
         };
-        query.push(format!("{key}={}", percent_encoded(&value)));
+        query.push(format!("{key}={}", percent_encoded(&text)));
+        places.push((key.to_lowercase(), span));
     }
-    let span = if step.has("options") { step.key_span("options") } else { uri_span };
+    let span = step.key_span(if step.has("options") { "options" } else { "connect" });
     let uri = format!("mongodb://{}/?{}", hosts.join(","), query.join("&"));
-    check_uri(diagnostics, uri, &span)
+    check_uri(diagnostics, uri, &span, &places)
 }
 
 /// Only what would end or split an option is encoded.
@@ -391,18 +393,25 @@ fn percent_encoded(value: &str) -> String {
     encoded
 }
 
+/// Has the driver read the connection string; what it would only warn of is a mistake here.
+/// `places` are where the options are written, if they are written one by one.
 fn check_uri(
     diagnostics: &mut Diagnostics<'_>,
     uri: String,
     span: &Range<usize>,
+    places: &[(String, Range<usize>)],
 ) -> Option<String> {
-    if !uri.starts_with("mongodb://") {
-        diagnostics.problem(
-            span,
-            format!("\"{uri}\" is no connection string"),
-            Some("it begins with mongodb://".to_string()),
-        );
-        return None;
+    let parsed = match ConnectionString::parse(&uri) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            diagnostics.problem(span, error.to_string(), None);
+            return None;
+        }
+    };
+    for warning in parsed.warnings() {
+        let place = places.iter().find(|(option, _)| *option == warning.option);
+        let span = place.map_or(span, |(_, span)| span);
+        diagnostics.problem(span, warning.to_string(), None);
     }
     Some(uri)
 }

@@ -227,6 +227,17 @@ impl Sim {
         self.world().recorder.events().cloned().collect()
     }
 
+    /// The events recorded after the first `position` ones, and the position after them; those
+    /// forgotten meanwhile are left out.
+    pub fn events_since(&self, position: usize) -> (Vec<Event>, usize) {
+        let world = self.world();
+        let forgotten = world.recorder.forgotten();
+        let events = world.recorder.events();
+        let end = forgotten + events.len();
+        let skip = position.saturating_sub(forgotten);
+        (events.skip(skip).cloned().collect(), end)
+    }
+
     /// The story so far, for people.
     pub fn timeline(&self) -> String {
         trace::timeline(self.world().recorder.events())
