@@ -131,7 +131,7 @@ fn a_killed_member_refuses_connections_until_it_is_restarted() {
     let (status, _) =
         control(&server, "POST", &format!("/members/{index}/restart"), Some(json!({})));
     assert_eq!(status, 200);
-    assert_eq!(hello(address).get_f64("ok"), Ok(1.0));
+    assert_eq!(hello(address).get_f64("ok").unwrap(), 1.0);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_partitioned_primary_is_silent_and_the_others_elect_another_one() {
     let (status, _) = control(&server, "POST", "/heal", None);
     assert_eq!(status, 200);
     control(&server, "POST", "/time/advance", Some(json!({ "seconds": 60 })));
-    assert_eq!(hello(address).get_bool("secondary"), Ok(true));
+    assert_eq!(hello(address).get_bool("secondary").unwrap(), true);
 }
 
 #[test]
@@ -181,7 +181,6 @@ fn the_control_port_refuses_in_json() {
         (404, post("/members/0/dance", json!({}))),
         (404, control(&server, "GET", "/", None)),
         (409, post("/members/0/restart", json!({}))),
-        (409, post("/members/0/resume", json!({}))),
         (400, post("/partition", json!({ "groups": [["0"]] }))),
         (400, post("/partition", json!({ "groups": [["0"], ["0"]] }))),
         (400, post("/time/advance", json!({ "seconds": -1 }))),
@@ -196,8 +195,8 @@ fn the_control_port_refuses_in_json() {
 fn an_uninitiated_set_listens_and_has_no_primary() {
     let server = serve(ServeOptions { uninitiated: true, ..ServeOptions::default() });
     let reply = hello(server.members()[1]);
-    assert_eq!(reply.get_bool("isWritablePrimary"), Ok(false));
-    assert_eq!(reply.get_bool("isreplicaset"), Ok(true));
+    assert_eq!(reply.get_bool("isWritablePrimary").unwrap(), false);
+    assert_eq!(reply.get_bool("isreplicaset").unwrap(), true);
 }
 
 #[test]
@@ -219,5 +218,5 @@ fn bytes_that_are_no_message_close_the_connection_and_harm_nobody() {
     let mut rest = Vec::new();
     // Closed by the server, with or without a reset.
     let _ = stream.read_to_end(&mut rest);
-    assert_eq!(hello(server.members()[0]).get_f64("ok"), Ok(1.0));
+    assert_eq!(hello(server.members()[0]).get_f64("ok").unwrap(), 1.0);
 }

@@ -95,6 +95,8 @@ impl Engine {
             builder = builder.member(name.clone());
         }
         let sim = builder.build();
+        // The end of links that connections from outside share can be named from the start.
+        drop(sim.transport(OUTSIDE));
         let names: Vec<String> = members.iter().map(|(name, _)| name.clone()).collect();
         let mut engine = Engine {
             pace: Pace::new(options.speed, RealInstant::now(), sim.now()),
