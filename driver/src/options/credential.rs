@@ -209,3 +209,35 @@ impl fmt::Debug for Credential {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mechanism_knows_where_its_users_live() {
+        let source = AuthMechanism::default_source;
+        assert_eq!(source(None, None), "admin");
+        assert_eq!(source(Some(AuthMechanism::ScramSha256), Some("shop")), "shop");
+        assert_eq!(source(Some(AuthMechanism::Plain), None), "$external");
+        assert_eq!(source(Some(AuthMechanism::MongoDbX509), Some("shop")), "$external");
+    }
+
+    #[test]
+    fn scram_needs_a_user_and_a_password() {
+        let mut credential =
+            Credential { mechanism: Some(AuthMechanism::ScramSha256), ..Credential::default() };
+        assert!(credential.validate().is_err());
+        credential.username = Some("alice".to_owned());
+        assert!(credential.validate().is_err());
+        credential.password = Some("secret".to_owned());
+        assert!(credential.validate().is_ok());
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let credential =
+            Credential { password: Some("secret".to_owned()), ..Credential::default() };
+        assert!(!format!("{credential:?}").contains("secret"));
+    }
+}

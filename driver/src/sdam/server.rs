@@ -430,3 +430,84 @@ fn small(value: RawBsonRef<'_>) -> i32 {
 fn positive(value: RawBsonRef<'_>, otherwise: i32) -> i32 {
     Some(small(value)).filter(|value| *value > 0).unwrap_or(otherwise)
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::{Document, RawDocumentBuf, doc};
+
+    use super::*;
+
+    fn read(reply: Document) -> ServerDescription {
+        let reply = RawDocumentBuf::try_from(&reply).unwrap();
+        let address = ServerAddress::new("a", 27017);
+        ServerDescription::from_hello(address, Instant::from_millis(7), &reply)
+    }
+
+    #[test]
+    fn the_type_is_read_off_the_reply() {
+        let cases = [
+            (doc! { "ok": 1, "ismaster": true }, ServerType::Standalone),
+            (doc! { "ok": 1, "ismaster": true, "msg": "isdbgrid" }, ServerType::Mongos),
+            (doc! { "ok": 1, "isreplicaset": true }, ServerType::RsGhost),
+            (doc! { "ok": 1, "setName": "rs", "isWritablePrimary": true }, ServerType::RsPrimary),
+            (doc! { "ok": 1, "setName": "rs", "secondary": true }, ServerType::RsSecondary),
+            (doc! { "ok": 1, "setName": "rs", "arbiterOnly": true }, ServerType::RsArbiter),
+            (
+                doc! { "ok": 1, "setName": "rs", "secondary": true, "hidden": true },
+                ServerType::RsOther,
+            ),
+            (doc! { "ok": 1, "setName": "rs" }, ServerType::RsOther),
+            (doc! { "ok": 0, "setName": "rs", "isWritablePrimary": true }, ServerType::Unknown),
+            (doc! {}, ServerType::Unknown),
+        ];
+        for (reply, expected) in cases {
+            let text = reply.to_string();
+            assert_eq!(read(reply).server_type, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_members_reply_is_kept_whole() {
+        let process_id = ObjectId::from_bytes([1; 12]);
+        let server = read(doc! {
+            "ok": 1.0, "helloOk": true, "isWritablePrimary": false, "secondary": true,
+            "setName": "rs", "setVersion": 3, "me": "A:27017", "primary": "b:27017",
+            "hosts": ["A:27017", "b:27017"], "passives": ["c:27017"], "arbiters": ["d:27017"],
+            "tags": { "dc": "ny" }, "minWireVersion": 0, "maxWireVersion": 25,
+            "maxBsonObjectSize": 100, "maxMessageSizeBytes": 200, "maxWriteBatchSize": 300,
+            "logicalSessionTimeoutMinutes": 30,
+            "lastWrite": {
+                "lastWriteDate": DateTime::from_millis(1234),
+                "opTime": { "ts": Timestamp { time: 5, increment: 6 }, "t": 2_i64 },
+            },
+            "topologyVersion": { "processId": process_id, "counter": 4_i64 },
+        });
+        let hosts: Vec<_> = server.known_hosts().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["a:27017", "b:27017", "c:27017", "d:27017"]);
+        assert_eq!(server.me.as_ref(), Some(&server.address));
+        assert_eq!(server.last_write_date.map(DateTime::timestamp_millis), Some(1234));
+        assert_eq!(server.op_time.map(|op_time| (op_time.ts.time, op_time.t)), Some((5, 2)));
+        assert_eq!(server.topology_version, Some(TopologyVersion { process_id, counter: 4 }));
+        assert_eq!(server.last_update_time, Some(Instant::from_millis(7)));
+        assert_eq!((server.max_bson_object_size, server.max_write_batch_size), (100, 300));
+    }
+
+    #[test]
+    fn what_changes_with_every_check_is_no_news() {
+        let server = || read(doc! { "ok": 1, "setName": "rs", "secondary": true });
+        let mut later = server()
+            .with_round_trip_times(Some(Duration::from_millis(3)), Duration::from_millis(2));
+        later.last_update_time = Some(Instant::from_millis(9));
+        later.last_write_date = Some(DateTime::from_millis(9));
+        assert_eq!(later, server());
+        later.set_version = Some(2);
+        assert_ne!(later, server());
+    }
+
+    #[test]
+    fn a_host_that_is_no_address_makes_the_server_unknown() {
+        let server = read(doc! { "ok": 1, "setName": "rs", "hosts": ["a:b:c"] });
+        assert_eq!(server.server_type, ServerType::Unknown);
+        assert!(server.error.unwrap().to_string().contains("a:b:c"));
+    }
+}
