@@ -18,6 +18,7 @@ use super::queue::{Due, EventQueue, Payload};
 use super::slab::{Handle, Slab};
 use crate::check::Invariants;
 use crate::mongod::peer::{PeerFailure, PeerReply, PeerRequest};
+use crate::mongod::repl::config::same_host;
 use crate::mongod::{
     Input, Mongod, Options, Output, PeerId, ReplSetOption, ReplyTo, RpcId, ServerVersion, WallClock,
 };
@@ -79,6 +80,8 @@ pub(crate) struct World {
     pub(crate) queue: EventQueue,
     pub(crate) nodes: Vec<Node>,
     pub(crate) clients: Vec<ClientEnd>,
+    /// Clients made by `Sim::client`, which names them by number.
+    pub(crate) clients_made: u32,
     pub(crate) connections: Slab<Connection>,
     pub(crate) network: Network,
     pub(crate) recorder: Recorder,
@@ -107,6 +110,7 @@ impl World {
             queue: EventQueue::default(),
             nodes: Vec::new(),
             clients: Vec::new(),
+            clients_made: 0,
             connections: Slab::new(),
             network,
             recorder,
@@ -472,7 +476,7 @@ impl World {
 
     /// The index of the member at `host`.
     pub(crate) fn node_at(&self, host: &str) -> Option<u32> {
-        (0..).zip(&self.nodes).find(|(_, node)| *node.host == *host).map(|(ix, _)| ix)
+        (0..).zip(&self.nodes).find(|(_, node)| same_host(&node.host, host)).map(|(ix, _)| ix)
     }
 
     /// The index of the client of that name, made now if there is none.

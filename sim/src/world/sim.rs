@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use stepdown_driver::Instant;
+use stepdown_driver::client::Client;
 use stepdown_driver::transport::Transport;
 
 use super::builder::SimBuilder;
@@ -185,6 +186,24 @@ impl Sim {
     pub fn transport(&self, name: &str) -> Arc<dyn Transport> {
         let client = self.world().client_end(name);
         Arc::new(WorldTransport::new(self.shared.clone(), client))
+    }
+
+    /// A driver's client of a connection string, as an application in this world: the first is the
+    /// end of links called `client`, the next `client-2`, and so on. [`Client::with_transport`] with
+    /// [`Sim::transport`] gives it another name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a connection string that is not one.
+    pub async fn client(&self, uri: impl AsRef<str>) -> stepdown_driver::error::Result<Client> {
+        let name = {
+            let mut world = self.world();
+            world.clients_made += 1;
+            match world.clients_made {
+                1 => "client".to_owned(),
+                number => format!("client-{number}"),
+            }
+        };
+        Client::with_transport(uri.as_ref(), self.transport(&name))
     }
 }
 
