@@ -6,3 +6,4 @@
 )]
 
 pub mod real;
+pub mod stories;
