@@ -230,6 +230,39 @@ impl Decimal {
         }
     }
 
+    /// The quotient, rounded half to even to 34 digits; by zero it is an infinity, or no number.
+    pub fn divide(self, other: Decimal) -> Decimal {
+        let negative = self.is_negative() != other.is_negative();
+        match (self, other) {
+            (Decimal::NaN, _) | (_, Decimal::NaN) => Decimal::NaN,
+            (Decimal::Infinity { .. }, Decimal::Infinity { .. }) => Decimal::NaN,
+            (Decimal::Infinity { .. }, _) => Decimal::Infinity { negative },
+            (_, Decimal::Infinity { .. }) => {
+                Decimal::Finite { negative, coefficient: 0, exponent: -EXPONENT_BIAS }
+            }
+            (
+                Decimal::Finite { coefficient: c1, exponent: e1, .. },
+                Decimal::Finite { coefficient: c2, exponent: e2, .. },
+            ) => {
+                if c2 == 0 {
+                    return if c1 == 0 { Decimal::NaN } else { Decimal::Infinity { negative } };
+                }
+                // Long division: digits until it comes out even or there are 36, the last one sticky.
+                let (mut quotient, mut remainder, mut exponent) = (c1 / c2, c1 % c2, e1 - e2);
+                while remainder != 0 && quotient < COEFFICIENT_LIMIT * 10 {
+                    remainder *= 10;
+                    quotient = quotient * 10 + remainder / c2;
+                    remainder %= c2;
+                    exponent -= 1;
+                }
+                if remainder != 0 && quotient.is_multiple_of(5) {
+                    quotient += 1;
+                }
+                Decimal::Finite { negative, coefficient: quotient, exponent }.rounded()
+            }
+        }
+    }
+
     /// The same number with the other sign.
     pub fn negate(self) -> Decimal {
         match self {

@@ -23,6 +23,7 @@ pub mod transform;
 pub mod update;
 pub mod value;
 
+pub use aggregate::{Pipeline, PipelineContext};
 pub use collation::Collation;
 pub use context::ParseContext;
 pub use diff::apply_diff;

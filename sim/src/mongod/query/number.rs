@@ -253,6 +253,16 @@ pub fn multiply(a: ValueRef<'_>, b: ValueRef<'_>, overflow: OnOverflow) -> Optio
     arithmetic(a, b, overflow, i64::checked_mul, |a, b| a * b, Decimal::multiply)
 }
 
+/// `a / b`, a double unless a decimal is among them; `None` if one is no number or `b` is 0.
+pub fn divide(a: ValueRef<'_>, b: ValueRef<'_>) -> Option<Bson> {
+    if matches!(a, ValueRef::Decimal128(_)) || matches!(b, ValueRef::Decimal128(_)) {
+        let (a, b) = (as_decimal(a)?, as_decimal(b)?);
+        return (!b.is_zero()).then(|| Bson::Decimal128(a.divide(b).to_bson()));
+    }
+    let (a, b) = (as_f64(a)?, as_f64(b)?);
+    (b != 0.0).then_some(Bson::Double(a / b))
+}
+
 fn arithmetic(
     a: ValueRef<'_>,
     b: ValueRef<'_>,

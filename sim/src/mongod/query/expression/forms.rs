@@ -1,13 +1,16 @@
 //! Operators with a syntax of their own: those that bind variables, take named arguments, or do not
 //! evaluate all their arguments.
 
-use bson::{Bson, Document};
+use bson::Bson;
 
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::query::value::{DocumentRef, ValueRef};
 
 use super::array::{self, SortBy};
-use super::{Bindings, Expression, Node, Scope, Value, is_nullish, truthy, type_name};
+use super::{
+    Bindings, Expression, Node, Scope, Value, date, is_nullish, object, string, truthy, type_name,
+    types,
+};
 
 #[derive(Clone, Debug)]
 pub(super) enum Form {
@@ -49,7 +52,6 @@ pub(super) enum Form {
     },
     /// Operators with named arguments that are all evaluated: the arguments in the order of the names.
     Named {
-        name: &'static str,
         function: NamedFunction,
         arguments: Vec<Option<Expression>>,
     },
@@ -59,8 +61,47 @@ type NamedFunction = fn(&[Value]) -> Result<Value, CommandError>;
 
 /// Operators with named arguments: name, the arguments (`!` marks those that must be there), the
 /// code of the error about a wrong shape.
-static NAMED: &[(&str, &[&str], i32, NamedFunction)] =
-    &[("$zip", &["inputs!", "useLongestLength", "defaults"], 34460, array::zip)];
+static NAMED: &[(&str, &[&str], i32, NamedFunction)] = &[
+    ("$convert", &["input!", "to!", "onError", "onNull"], 9, types::convert),
+    ("$dateAdd", &["startDate!", "unit!", "amount!", "timezone"], 5_166_400, date::date_add),
+    (
+        "$dateDiff",
+        &["startDate!", "endDate!", "unit!", "timezone", "startOfWeek"],
+        5_166_301,
+        date::date_diff,
+    ),
+    (
+        "$dateFromString",
+        &["dateString!", "format", "timezone", "onError", "onNull"],
+        40540,
+        date::date_from_string,
+    ),
+    (
+        "$dateSubtract",
+        &["startDate!", "unit!", "amount!", "timezone"],
+        5_166_400,
+        date::date_subtract,
+    ),
+    ("$dateToString", &["date!", "format", "timezone", "onNull"], 18629, date::date_to_string),
+    (
+        "$dateTrunc",
+        &["date!", "unit!", "binSize", "timezone", "startOfWeek"],
+        5_439_007,
+        date::date_trunc,
+    ),
+    ("$getField", &["field!", "input"], 3_041_702, object::get_field),
+    ("$ltrim", &["input!", "chars"], 50696, string::ltrim),
+    ("$regexFind", &["input!", "regex!", "options"], 51103, string::regex_find),
+    ("$regexFindAll", &["input!", "regex!", "options"], 51103, string::regex_find_all),
+    ("$regexMatch", &["input!", "regex!", "options"], 51103, string::regex_match),
+    ("$replaceAll", &["input!", "find!", "replacement!"], 51751, string::replace_all),
+    ("$replaceOne", &["input!", "find!", "replacement!"], 51751, string::replace_one),
+    ("$rtrim", &["input!", "chars"], 50696, string::rtrim),
+    ("$setField", &["field!", "input!", "value!"], 4_161_100, object::set_field),
+    ("$trim", &["input!", "chars"], 50696, string::trim),
+    ("$unsetField", &["field!", "input!"], 4_161_100, object::unset_field),
+    ("$zip", &["inputs!", "useLongestLength", "defaults"], 34460, array::zip),
+];
 
 /// Parses one of the forms; `None` if `name` is none.
 pub(super) fn parse(
@@ -230,7 +271,7 @@ fn parse_named(
         && !value.as_document().is_some_and(|document| document.get("field").is_some());
     if shorthand {
         let field = Expression::parse_bound(value, bindings)?;
-        return Ok(Form::Named { name, function, arguments: vec![Some(field), Some(root())] });
+        return Ok(Form::Named { function, arguments: vec![Some(field), Some(root())] });
     }
     let known: Vec<&str> = names.iter().map(|name| name.trim_end_matches('!')).collect();
     let fields = Fields::of(name, value, &known, (code, code))?;
@@ -247,7 +288,7 @@ fn parse_named(
         };
         arguments.push(given);
     }
-    Ok(Form::Named { name, function, arguments })
+    Ok(Form::Named { function, arguments })
 }
 
 fn root() -> Expression {
@@ -459,7 +500,7 @@ impl Form {
                 sort.sort(&mut array);
                 Ok(Some(Bson::Array(array)))
             }
-            Form::Named { function, arguments, .. } => {
+            Form::Named { function, arguments } => {
                 let mut values = Vec::with_capacity(arguments.len());
                 for argument in arguments {
                     values.push(match argument {
@@ -494,11 +535,4 @@ fn input_array(operator: &str, code: i32, value: Value) -> Result<Option<Vec<Bso
             format!("input to {operator} must be an array not {}", type_name(&value)),
         )),
     }
-}
-
-/// A document of one field.
-pub(super) fn single(name: &str, value: Bson) -> Document {
-    let mut document = Document::new();
-    document.insert(name, value);
-    document
 }

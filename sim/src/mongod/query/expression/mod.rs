@@ -10,9 +10,16 @@ use super::collation::Collation;
 use super::context::ParseContext;
 use super::value::{DocumentRef, ValueRef};
 
+mod arithmetic;
 mod array;
+mod date;
 mod forms;
+mod object;
 mod operators;
+mod string;
+#[cfg(test)]
+mod tests;
+mod types;
 
 pub(super) use array::SortBy;
 use forms::Form;

@@ -9,7 +9,7 @@ use crate::mongod::query::collation::Collation;
 use crate::mongod::query::compare::compare_collated;
 use crate::mongod::query::value::ValueRef;
 
-use super::{Value, array, truthy, type_name};
+use super::{Value, arithmetic, array, date, object, string, truthy, type_name, types};
 
 /// An operator.
 pub(super) struct Operator {
@@ -60,25 +60,57 @@ macro_rules! operators {
 }
 
 operators! {
+    "$abs" 1..=1 => arithmetic::abs;
+    "$add" 0..=MANY => arithmetic::add;
     "$allElementsTrue" 1..=1 => all_elements_true;
     "$anyElementTrue" 1..=1 => any_element_true;
     "$arrayElemAt" 2..=2 => array::array_elem_at;
+    "$arrayToObject" 1..=1 => object::array_to_object;
+    "$avg" 0..=MANY => arithmetic::avg;
+    "$bsonSize" 1..=1 => object::bson_size;
+    "$ceil" 1..=1 => arithmetic::ceil;
     "$cmp" 2..=2 => |call| Ok(Some(Bson::Int32(order(call) as i32)));
+    "$concat" 0..=MANY => string::concat;
     "$concatArrays" 0..=MANY => array::concat_arrays;
+    "$dayOfMonth" 1..=1 => date::part;
+    "$dayOfWeek" 1..=1 => date::part;
+    "$dayOfYear" 1..=1 => date::part;
+    "$divide" 2..=2 => arithmetic::divide;
     "$eq" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_eq())));
+    "$exp" 1..=1 => arithmetic::real;
     "$first" 1..=1 => array::first;
+    "$floor" 1..=1 => arithmetic::floor;
     "$gt" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_gt())));
     "$gte" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_ge())));
+    "$hour" 1..=1 => date::part;
     "$in" 2..=2 => array::is_in;
     "$indexOfArray" 2..=4 => array::index_of_array;
+    "$indexOfBytes" 2..=4 => string::index_of;
+    "$indexOfCP" 2..=4 => string::index_of;
     "$isArray" 1..=1 => array::is_array;
+    "$isNumber" 1..=1 => types::is_number;
     "$last" 1..=1 => array::last;
+    "$ln" 1..=1 => arithmetic::real;
+    "$log" 2..=2 => arithmetic::log;
+    "$log10" 1..=1 => arithmetic::real;
     "$lt" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_lt())));
     "$lte" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_le())));
+    "$max" 0..=MANY => arithmetic::extreme;
+    "$mergeObjects" 0..=MANY => object::merge_objects;
+    "$millisecond" 1..=1 => date::part;
+    "$min" 0..=MANY => arithmetic::extreme;
+    "$minute" 1..=1 => date::part;
+    "$mod" 2..=2 => arithmetic::modulo;
+    "$month" 1..=1 => date::part;
+    "$multiply" 0..=MANY => arithmetic::multiply;
     "$ne" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_ne())));
     "$not" 1..=1 => |call| Ok(Some(Bson::Boolean(!truthy(call.get(0)))));
+    "$objectToArray" 1..=1 => object::object_to_array;
+    "$pow" 2..=2 => arithmetic::pow;
     "$range" 2..=3 => array::range;
     "$reverseArray" 1..=1 => array::reverse_array;
+    "$round" 1..=2 => arithmetic::round;
+    "$second" 1..=1 => date::part;
     "$setDifference" 2..=2 => set_difference;
     "$setEquals" 2..=MANY => set_equals;
     "$setIntersection" 0..=MANY => set_intersection;
@@ -86,7 +118,31 @@ operators! {
     "$setUnion" 0..=MANY => set_union;
     "$size" 1..=1 => array::size;
     "$slice" 2..=3 => array::slice;
+    "$split" 2..=2 => string::split;
+    "$sqrt" 1..=1 => arithmetic::sqrt;
+    "$strLenBytes" 1..=1 => string::length;
+    "$strLenCP" 1..=1 => string::length;
+    "$strcasecmp" 2..=2 => string::strcasecmp;
+    "$substr" 3..=3 => string::substr;
+    "$substrBytes" 3..=3 => string::substr;
+    "$substrCP" 3..=3 => string::substr_cp;
+    "$subtract" 2..=2 => arithmetic::subtract;
+    "$sum" 0..=MANY => arithmetic::sum;
+    "$toBool" 1..=1 => types::convert_by_name;
+    "$toDate" 1..=1 => types::convert_by_name;
+    "$toDecimal" 1..=1 => types::convert_by_name;
+    "$toDouble" 1..=1 => types::convert_by_name;
+    "$toInt" 1..=1 => types::convert_by_name;
+    "$toLong" 1..=1 => types::convert_by_name;
+    "$toLower" 1..=1 => string::change_case;
+    "$toObjectId" 1..=1 => types::convert_by_name;
+    "$toString" 1..=1 => types::convert_by_name;
+    "$toUpper" 1..=1 => string::change_case;
+    "$trunc" 1..=2 => arithmetic::round;
+    "$tsIncrement" 1..=1 => date::timestamp_part;
+    "$tsSecond" 1..=1 => date::timestamp_part;
     "$type" 1..=1 => |call| Ok(Some(Bson::String(type_name(call.get(0)).into())));
+    "$year" 1..=1 => date::part;
 }
 
 /// The operator of that name, dollar included.

@@ -15,7 +15,6 @@ mod predicate;
 #[cfg(test)]
 mod tests;
 
-pub(super) use predicate::TypeSet;
 use predicate::{Comparison, Predicate};
 
 /// A parsed filter.

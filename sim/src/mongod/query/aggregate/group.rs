@@ -1,0 +1,365 @@
+//! `$group` and `$bucket`: documents gathered by a key, and what accumulates over them.
+
+use std::collections::BTreeMap;
+
+use bson::{Bson, Document};
+
+use crate::mongod::error::CommandError;
+use crate::mongod::query::collation::Collation;
+use crate::mongod::query::compare::compare_collated;
+use crate::mongod::query::context::ParseContext;
+use crate::mongod::query::expression::{Expression, Scope, Value};
+use crate::mongod::query::key::append_key;
+use crate::mongod::query::number::{self, OnOverflow};
+use crate::mongod::query::value::{DocumentRef, ValueRef};
+
+/// `$group`. Groups come out in the order in which their first documents came in.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    id: Expression,
+    fields: Vec<(String, Accumulator, Expression)>,
+    collation: Collation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accumulator {
+    Sum,
+    Avg,
+    Min,
+    Max,
+    First,
+    Last,
+    Push,
+    AddToSet,
+    MergeObjects,
+}
+
+fn fail<T>(code: i32, message: impl Into<String>) -> Result<T, CommandError> {
+    Err(CommandError::new(code, message))
+}
+
+impl Group {
+    pub(super) fn parse(
+        value: ValueRef<'_>,
+        context: &ParseContext,
+    ) -> Result<Group, CommandError> {
+        let ValueRef::Document(spec) = value else {
+            return fail(15947, "a group's fields must be specified in an object");
+        };
+        let Some(id) = spec.get("_id") else {
+            return fail(15955, "a group specification must include an _id");
+        };
+        let id = Expression::parse(id, context)?;
+        let fields = parse_fields(spec, context)?;
+        Ok(Group { id, fields, collation: context.collation })
+    }
+
+    /// The group by `id` with a `count`.
+    pub(super) fn counting(id: Expression, collation: Collation) -> Group {
+        let one = Expression::literal(Bson::Int32(1));
+        Group { id, fields: vec![("count".into(), Accumulator::Sum, one)], collation }
+    }
+
+    pub(super) fn run(&self, documents: Vec<Document>) -> Result<Vec<Document>, CommandError> {
+        let mut places: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+        let mut groups: Vec<(Bson, Vec<State>)> = Vec::new();
+        for document in documents {
+            let root = Bson::Document(document);
+            let scope = Scope::new(&root);
+            let id = self.id.evaluate_or_null(&scope)?;
+            let mut key = Vec::new();
+            append_key(&mut key, (&id).into(), self.collation, false);
+            let place = *places.entry(key).or_insert_with(|| {
+                groups.push((id, vec![State::default(); self.fields.len()]));
+                groups.len() - 1
+            });
+            for ((_, accumulator, expression), state) in
+                self.fields.iter().zip(&mut groups[place].1)
+            {
+                state.add(*accumulator, expression.evaluate(&scope)?, self.collation)?;
+            }
+        }
+        Ok(groups.into_iter().map(|(id, states)| self.output(id, states)).collect())
+    }
+
+    fn output(&self, id: Bson, states: Vec<State>) -> Document {
+        let mut group = Document::new();
+        group.insert("_id", id);
+        for ((name, accumulator, _), state) in self.fields.iter().zip(states) {
+            group.insert(name, state.finish(*accumulator));
+        }
+        group
+    }
+}
+
+fn parse_fields(
+    spec: DocumentRef<'_>,
+    context: &ParseContext,
+) -> Result<Vec<(String, Accumulator, Expression)>, CommandError> {
+    let mut fields = Vec::new();
+    for (name, value) in spec.iter().filter(|(name, _)| *name != "_id") {
+        if name.contains('.') {
+            return fail(40235, format!("The field name '{name}' cannot contain '.'"));
+        }
+        if name.starts_with('$') {
+            return fail(40236, format!("The field name '{name}' cannot be an operator name"));
+        }
+        let ValueRef::Document(accumulator) = value else {
+            return fail(40234, format!("The field '{name}' must be an accumulator object"));
+        };
+        let parts: Vec<(&str, ValueRef<'_>)> = accumulator.iter().collect();
+        let [(operator, argument)] = parts[..] else {
+            return fail(40238, format!("The field '{name}' must specify one accumulator"));
+        };
+        let accumulator = match operator {
+            "$sum" | "$count" => Accumulator::Sum,
+            "$avg" => Accumulator::Avg,
+            "$min" => Accumulator::Min,
+            "$max" => Accumulator::Max,
+            "$first" => Accumulator::First,
+            "$last" => Accumulator::Last,
+            "$push" => Accumulator::Push,
+            "$addToSet" => Accumulator::AddToSet,
+            "$mergeObjects" => Accumulator::MergeObjects,
+            _ => return fail(15952, format!("unknown group operator '{operator}'")),
+        };
+        let expression = if operator == "$count" {
+            if !argument.as_document().is_some_and(DocumentRef::is_empty) {
+                return fail(9, "$count takes no arguments, i.e. $count:{}");
+            }
+            Expression::literal(Bson::Int32(1))
+        } else {
+            if let ValueRef::Array(_) = argument {
+                let message = format!("The {operator} accumulator is a unary operator");
+                return fail(40237, message);
+            }
+            Expression::parse(argument, context)?
+        };
+        fields.push((name.to_owned(), accumulator, expression));
+    }
+    Ok(fields)
+}
+
+/// What accumulated so far.
+#[derive(Clone, Debug, Default)]
+struct State {
+    value: Option<Bson>,
+    members: Vec<Bson>,
+    count: i64,
+}
+
+impl State {
+    fn add(
+        &mut self,
+        accumulator: Accumulator,
+        value: Value,
+        collation: Collation,
+    ) -> Result<(), CommandError> {
+        match accumulator {
+            Accumulator::Sum | Accumulator::Avg => {
+                if let Some(value) = value.filter(|value| ValueRef::from(value).is_number()) {
+                    let sum = self.value.take().unwrap_or(Bson::Int32(0));
+                    self.value = number::add((&sum).into(), (&value).into(), OnOverflow::Double);
+                    self.count += 1;
+                }
+            }
+            Accumulator::Min | Accumulator::Max => {
+                let Some(value) = value.filter(|value| !ValueRef::from(value).is_nullish()) else {
+                    return Ok(());
+                };
+                let replaces = self.value.as_ref().is_none_or(|best| {
+                    let order = compare_collated((&value).into(), best.into(), collation);
+                    if accumulator == Accumulator::Min { order.is_lt() } else { order.is_gt() }
+                });
+                if replaces {
+                    self.value = Some(value);
+                }
+            }
+            Accumulator::First => {
+                if self.count == 0 {
+                    self.value = value;
+                }
+                self.count += 1;
+            }
+            Accumulator::Last => self.value = value,
+            Accumulator::Push => self.members.extend(value),
+            Accumulator::AddToSet => {
+                let Some(value) = value else { return Ok(()) };
+                let same = |known: &Bson| {
+                    compare_collated(known.into(), (&value).into(), collation).is_eq()
+                };
+                if !self.members.iter().any(same) {
+                    self.members.push(value);
+                }
+            }
+            Accumulator::MergeObjects => match value {
+                Some(Bson::Document(more)) => match &mut self.value {
+                    Some(Bson::Document(merged)) => merged.extend(more),
+                    merged => *merged = Some(Bson::Document(more)),
+                },
+                None | Some(Bson::Null | Bson::Undefined) => {}
+                Some(other) => {
+                    let message = format!(
+                        "$mergeObjects requires object inputs, but input {} is of type {}",
+                        crate::mongod::query::text::value_text((&other).into()),
+                        ValueRef::from(&other).type_name()
+                    );
+                    return fail(40400, message);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn finish(self, accumulator: Accumulator) -> Bson {
+        match accumulator {
+            Accumulator::Sum => self.value.unwrap_or(Bson::Int32(0)),
+            Accumulator::Avg => match self.value {
+                Some(sum) => {
+                    number::divide((&sum).into(), ValueRef::Int64(self.count)).unwrap_or(Bson::Null)
+                }
+                None => Bson::Null,
+            },
+            Accumulator::Push | Accumulator::AddToSet => Bson::Array(self.members),
+            Accumulator::MergeObjects => {
+                self.value.unwrap_or_else(|| Bson::Document(Document::new()))
+            }
+            _ => self.value.unwrap_or(Bson::Null),
+        }
+    }
+}
+
+/// `$bucket`. Buckets come out in the order of their boundaries, the default one by its value.
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    group: Group,
+    boundaries: Vec<Bson>,
+    default: Option<Bson>,
+}
+
+impl Bucket {
+    pub(super) fn parse(
+        value: ValueRef<'_>,
+        context: &ParseContext,
+    ) -> Result<Bucket, CommandError> {
+        let ValueRef::Document(spec) = value else {
+            let message = format!(
+                "Argument to $bucket stage must be an object, but found type: {}.",
+                value.type_name()
+            );
+            return fail(40201, message);
+        };
+        let (mut by, mut boundaries, mut default, mut fields) = (None, None, None, None);
+        let constant = |value: ValueRef<'_>, code: i32, what: &str| {
+            let expression = Expression::parse(value, context)?;
+            match expression.as_literal() {
+                Some(value) => Ok(value.clone()),
+                None => fail(code, format!("The $bucket '{what}' field must be a constant value")),
+            }
+        };
+        for (name, value) in spec.iter() {
+            match (name, value) {
+                ("groupBy", value) => by = Some(Expression::parse(value, context)?),
+                ("boundaries", ValueRef::Array(array)) => {
+                    let members: Result<Vec<Bson>, CommandError> =
+                        array.iter().map(|member| constant(member, 40191, "boundaries")).collect();
+                    boundaries = Some(members?);
+                }
+                ("boundaries", other) => {
+                    let message = format!(
+                        "The $bucket 'boundaries' field must be an array, but found type: {}.",
+                        other.type_name()
+                    );
+                    return fail(40200, message);
+                }
+                ("default", value) => default = Some(constant(value, 40195, "default")?),
+                ("output", ValueRef::Document(output)) => {
+                    fields = Some(parse_fields(output, context)?);
+                }
+                ("output", other) => {
+                    let message = format!(
+                        "The $bucket 'output' field must be an object, but found type: {}.",
+                        other.type_name()
+                    );
+                    return fail(40196, message);
+                }
+                (name, _) => {
+                    return fail(40197, format!("Unrecognized option to $bucket: {name}."));
+                }
+            }
+        }
+        let (Some(id), Some(boundaries)) = (by, boundaries) else {
+            return fail(40198, "$bucket requires 'groupBy' and 'boundaries' to be specified.");
+        };
+        if boundaries.len() < 2 {
+            let message = format!(
+                "The $bucket 'boundaries' field must have at least 2 values, but found {} value(s).",
+                boundaries.len()
+            );
+            return fail(40192, message);
+        }
+        for pair in boundaries.windows(2) {
+            let (low, high) = (ValueRef::from(&pair[0]), ValueRef::from(&pair[1]));
+            if low.canonical_type() != high.canonical_type() {
+                return fail(
+                    40193,
+                    "All values in the the 'boundaries' option to $bucket must have the same type.",
+                );
+            }
+            if !compare_collated(low, high, context.collation).is_lt() {
+                return fail(
+                    40194,
+                    "The 'boundaries' option to $bucket must be sorted, but elements are not in \
+                     ascending order.",
+                );
+            }
+        }
+        let group = match fields {
+            Some(fields) => Group { id, fields, collation: context.collation },
+            None => Group::counting(id, context.collation),
+        };
+        Ok(Bucket { group, boundaries, default })
+    }
+
+    pub(super) fn run(&self, documents: Vec<Document>) -> Result<Vec<Document>, CommandError> {
+        let group = &self.group;
+        let fresh = || vec![State::default(); group.fields.len()];
+        let mut buckets: Vec<Option<Vec<State>>> = vec![None; self.boundaries.len()];
+        for document in documents {
+            let root = Bson::Document(document);
+            let scope = Scope::new(&root);
+            let value = group.id.evaluate_or_null(&scope)?;
+            let at_most = |boundary: &&Bson| {
+                compare_collated((*boundary).into(), (&value).into(), group.collation).is_le()
+            };
+            let below = self.boundaries.iter().filter(at_most).count();
+            let last = self.boundaries.len() - 1;
+            // The last slot is the default bucket's.
+            let place = if (1..=last).contains(&below) {
+                below - 1
+            } else if self.default.is_some() {
+                last
+            } else {
+                return fail(
+                    40066,
+                    "$switch could not find a matching branch for an input, and no default was \
+                     specified.",
+                );
+            };
+            let states = buckets[place].get_or_insert_with(fresh);
+            for ((_, accumulator, expression), state) in group.fields.iter().zip(states) {
+                state.add(*accumulator, expression.evaluate(&scope)?, group.collation)?;
+            }
+        }
+        let default = self.default.iter();
+        let last = self.boundaries.len() - 1;
+        let ids = self.boundaries[..last].iter().chain(default);
+        let mut output: Vec<(&Bson, Document)> = ids
+            .zip(buckets)
+            .filter_map(|(id, states)| Some((id, group.output(id.clone(), states?))))
+            .collect();
+        output
+            .sort_by(|(a, _), (b, _)| compare_collated((*a).into(), (*b).into(), group.collation));
+        Ok(output.into_iter().map(|(_, document)| document).collect())
+    }
+}

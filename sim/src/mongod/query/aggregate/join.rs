@@ -1,0 +1,232 @@
+//! `$lookup` and `$unionWith`: stages that read other collections.
+
+use bson::{Bson, Document};
+
+use crate::mongod::error::{self, CommandError};
+use crate::mongod::query::context::ParseContext;
+use crate::mongod::query::expression::{Expression, Scope, get_path, split_path};
+use crate::mongod::query::matcher::Matcher;
+use crate::mongod::query::value::ValueRef;
+
+use super::stage::{options, put};
+use super::{Pipeline, PipelineContext};
+
+/// `$lookup`, by equal fields, by a pipeline, or both.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup {
+    from: String,
+    into: Vec<String>,
+    fields: Option<(Vec<String>, String)>,
+    variables: Vec<(String, Expression)>,
+    /// Parsed again for each document if there are variables, whose values are constants to it.
+    stages: Vec<Bson>,
+    pipeline: Pipeline,
+    context: ParseContext,
+}
+
+fn fail<T>(message: impl Into<String>) -> Result<T, CommandError> {
+    Err(CommandError::new(error::FAILED_TO_PARSE, message))
+}
+
+impl Lookup {
+    pub(super) fn parse(
+        value: ValueRef<'_>,
+        context: &ParseContext,
+    ) -> Result<Lookup, CommandError> {
+        let known = ["from", "as", "localField", "foreignField", "let", "pipeline"];
+        let spec = options("$lookup", value, &known)?;
+        let text = |name: &str| match spec.get(name) {
+            None => Ok(None),
+            Some(ValueRef::String(text)) => Ok(Some(text)),
+            Some(other) => fail(format!(
+                "$lookup argument '{name}' must be a string, found {name}: {}",
+                other.type_name()
+            )),
+        };
+        let Some(into) = text("as")? else { return fail("must specify 'as' field for a $lookup") };
+        let from = text("from")?;
+        let fields = match (text("localField")?, text("foreignField")?) {
+            (Some(local), Some(foreign)) => {
+                split_path(foreign)?;
+                Some((split_path(local)?, foreign.to_owned()))
+            }
+            (None, None) => None,
+            _ => {
+                return fail(
+                    "$lookup requires both or neither of 'localField' and 'foreignField' to be \
+                     specified",
+                );
+            }
+        };
+        let stages = match spec.get("pipeline") {
+            None if fields.is_none() => {
+                return fail(
+                    "$lookup requires either 'pipeline' or both 'localField' and 'foreignField' to be \
+                     specified",
+                );
+            }
+            None => Vec::new(),
+            Some(ValueRef::Array(stages)) => stages.to_vec(),
+            Some(_) => return fail("'pipeline' option must be specified as an array"),
+        };
+        let mut variables = Vec::new();
+        match spec.get("let") {
+            None => {}
+            Some(ValueRef::Document(vars)) => {
+                for (name, value) in vars.iter() {
+                    variables.push((name.to_owned(), Expression::parse(value, context)?));
+                }
+            }
+            Some(_) => return fail("$lookup argument 'let' must be an object"),
+        }
+        let named = variables.iter().map(|(name, _)| (name.clone(), Bson::Null)).collect();
+        let inner = with_variables(context, named);
+        let pipeline = Pipeline::parse(stages.iter().map(ValueRef::from), &inner)?;
+        let Some(from) = from.or(pipeline.brings_documents().then_some("")) else {
+            return fail("must specify 'from' field for a $lookup");
+        };
+        Ok(Lookup {
+            from: from.to_owned(),
+            into: split_path(into)?,
+            fields,
+            variables,
+            stages,
+            pipeline,
+            context: context.clone(),
+        })
+    }
+
+    pub(super) fn foreign_collections(&self) -> Vec<&str> {
+        let mut names = self.pipeline.foreign_collections();
+        if !self.from.is_empty() {
+            names.push(&self.from);
+        }
+        names
+    }
+
+    pub(super) fn run(
+        &self,
+        documents: Vec<Document>,
+        context: &mut dyn PipelineContext,
+    ) -> Result<Vec<Document>, CommandError> {
+        let foreign =
+            if self.from.is_empty() { Vec::new() } else { context.collection(&self.from)? };
+        let mut joined = Vec::with_capacity(documents.len());
+        for mut document in documents {
+            let root = Bson::Document(document.clone());
+            let mut found = match &self.fields {
+                Some((local, foreign_field)) => {
+                    let filter = self.equality(get_path(&root, local), foreign_field)?;
+                    let mut found = Vec::new();
+                    for candidate in &foreign {
+                        if filter.matches(candidate)? {
+                            found.push(candidate.clone());
+                        }
+                    }
+                    found
+                }
+                None => foreign.clone(),
+            };
+            if self.variables.is_empty() {
+                found = self.pipeline.run(found, context)?;
+            } else {
+                let scope = Scope::new(&root);
+                let mut values = Vec::new();
+                for (name, expression) in &self.variables {
+                    values.push((name.clone(), expression.evaluate_or_null(&scope)?));
+                }
+                let inner = with_variables(&self.context, values);
+                let pipeline = Pipeline::parse(self.stages.iter().map(ValueRef::from), &inner)?;
+                found = pipeline.run(found, context)?;
+            }
+            let found = Bson::Array(found.into_iter().map(Bson::Document).collect());
+            put(&mut document, &self.into, found);
+            joined.push(document);
+        }
+        Ok(joined)
+    }
+
+    /// The filter on the foreign field: equal to the local value, or to one of its elements.
+    fn equality(&self, local: Option<Bson>, foreign: &str) -> Result<Matcher, CommandError> {
+        let values = match local {
+            None => vec![Bson::Null],
+            Some(Bson::Array(elements)) => elements,
+            Some(value) => vec![value],
+        };
+        if values.is_empty() {
+            return Matcher::parse(&bson::doc! { "$alwaysFalse": 1 }, &self.context);
+        }
+        let alternatives: Vec<Bson> = values
+            .into_iter()
+            .map(|value| {
+                let mut filter = Document::new();
+                filter.insert(foreign, bson::doc! { "$eq": value });
+                Bson::Document(filter)
+            })
+            .collect();
+        Matcher::parse(&bson::doc! { "$or": alternatives }, &self.context)
+    }
+}
+
+/// The context with further variables, which hide those of the same name.
+fn with_variables(context: &ParseContext, variables: Vec<(String, Bson)>) -> ParseContext {
+    let mut inner = context.clone();
+    inner.variables.retain(|(known, _)| variables.iter().all(|(name, _)| name != known));
+    inner.variables.extend(variables);
+    inner
+}
+
+/// `$unionWith`.
+#[derive(Clone, Debug)]
+pub(super) struct UnionWith {
+    collection: Option<String>,
+    pipeline: Pipeline,
+}
+
+impl UnionWith {
+    pub(super) fn parse(
+        value: ValueRef<'_>,
+        context: &ParseContext,
+    ) -> Result<UnionWith, CommandError> {
+        if let ValueRef::String(collection) = value {
+            let pipeline = Pipeline { stages: Vec::new() };
+            return Ok(UnionWith { collection: Some(collection.to_owned()), pipeline });
+        }
+        let spec = options("$unionWith", value, &["coll", "pipeline"])?;
+        let stages = match spec.get("pipeline") {
+            None => Vec::new(),
+            Some(ValueRef::Array(stages)) => stages.to_vec(),
+            Some(_) => return fail("'pipeline' option must be specified as an array"),
+        };
+        let pipeline = Pipeline::parse(stages.iter().map(ValueRef::from), context)?;
+        let collection = match spec.get("coll") {
+            Some(ValueRef::String(collection)) => Some(collection.to_owned()),
+            None if pipeline.brings_documents() => None,
+            _ => {
+                return fail(
+                    "$unionWith stage without explicit collection must have a pipeline with $documents as first stage",
+                );
+            }
+        };
+        Ok(UnionWith { collection, pipeline })
+    }
+
+    pub(super) fn foreign_collections(&self) -> Vec<&str> {
+        let mut names = self.pipeline.foreign_collections();
+        names.extend(self.collection.as_deref());
+        names
+    }
+
+    pub(super) fn run(
+        &self,
+        mut documents: Vec<Document>,
+        context: &mut dyn PipelineContext,
+    ) -> Result<Vec<Document>, CommandError> {
+        let more = match &self.collection {
+            Some(collection) => context.collection(collection)?,
+            None => Vec::new(),
+        };
+        documents.extend(self.pipeline.run(more, context)?);
+        Ok(documents)
+    }
+}
