@@ -43,6 +43,8 @@ use crate::uri::ServerAddress;
 
 /// How many sessions one `endSessions` may name.
 const MAX_ENDED_SESSIONS: usize = 10_000;
+/// How long closing a client waits for the answer.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// A client of one deployment. Cheap to clone; all clones share monitors, pools and sessions, which
 /// end with the last clone or by [`Client::close`].
@@ -253,24 +255,34 @@ impl Client {
 
     /// Ends monitors, pools and sessions, of all clones. Operations fail with `Shutdown` from now on.
     pub async fn close(&self) {
+        use crate::sync::select2;
         let cluster = self.cluster();
-        let reachable = cluster.description().servers.values().any(|s| s.is_available());
-        let sessions = if reachable { cluster.drain_sessions() } else { Vec::new() };
-        for some in sessions.chunks(MAX_ENDED_SESSIONS) {
+        // Sessions run out by themselves if nobody can be told, or does not answer soon.
+        let goodbye = cluster.transport().sleep_until(cluster.now() + GOODBYE);
+        select2(self.end_sessions(), goodbye).await;
+        cluster.close();
+    }
+
+    /// Tells the deployment which sessions nobody will use again, if anybody is there to be told.
+    async fn end_sessions(&self) {
+        let cluster = self.cluster();
+        for some in cluster.drain_sessions().chunks(MAX_ENDED_SESSIONS) {
             let ids = some.iter().map(|session| {
                 let id = bson::Uuid::from_bytes(session.id);
                 bson::Bson::Document(bson::doc! { "id": id })
             });
             let end = bson::doc! { "endSessions": ids.collect::<Vec<_>>() };
-            let Ok(raw) = RawDocumentBuf::try_from(&end) else { continue };
+            let Ok(raw) = to_raw(&end) else { return };
             let anybody = crate::options::ReadPreference::primary_preferred();
-            // The sessions run out by themselves if this fails.
-            if let Ok(command) = run_command("admin", &raw, Some(anybody.into())) {
-                let mut none = SessionSlot::from_option(None);
-                let _ = execute(cluster, &command, &mut none).await;
+            let Ok(command) = run_command("admin", &raw, Some(anybody.into())) else { return };
+            if !cluster.can_select(&command.target) {
+                return;
+            }
+            let mut none = SessionSlot::none();
+            if execute(cluster, &command, &mut none).await.is_err() {
+                return;
             }
         }
-        cluster.close();
     }
 
     /// The same as [`Client::close`], under the name the crate `mongodb` gives it.

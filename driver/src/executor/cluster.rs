@@ -306,6 +306,11 @@ impl Cluster {
         }
     }
 
+    /// Whether an operation would find its server without waiting.
+    pub(crate) fn can_select(&self, target: &Target) -> bool {
+        matches!(self.pick(&self.snapshot(), target, &[]), Ok(Some(_)))
+    }
+
     fn pick(
         &self,
         snapshot: &Snapshot,

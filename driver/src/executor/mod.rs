@@ -129,7 +129,7 @@ impl Operation<'_> {
         drop(in_flight);
         result.map_err(|(phase, error, reply)| {
             server.counters.failed();
-            let error = self.label(error);
+            let error = self.label(phase, error);
             Box::new(Failure { server: Some(server.address().clone()), phase, error, reply })
         })
     }
@@ -211,10 +211,12 @@ impl Operation<'_> {
         }
     }
 
-    /// Adds the label that makes a write retryable where the driver itself knows that it is.
-    fn label(&self, error: Error) -> Error {
+    /// Adds the label that makes a write retryable where the driver itself knows that it is: nothing
+    /// was sent, or what was sent had a number by which the server knows it again.
+    fn label(&self, phase: Phase, error: Error) -> Error {
         let retryable = self.command.retry == Retry::Write
             && self.cluster.options().retry_writes.unwrap_or(true)
+            && (phase == Phase::CheckOut || self.txn_number.is_some())
             && (error.is_network() || error.is_pool_cleared());
         if retryable { error.with_label(labels::RETRYABLE_WRITE_ERROR) } else { error }
     }

@@ -71,6 +71,8 @@ pub(crate) enum SessionSlot {
     Implicit(Implicit),
     /// The caller's.
     Explicit(Arc<SharedSession>),
+    /// None: the command is about sessions itself.
+    None,
 }
 
 /// An implicit session, from the moment it is needed.
@@ -91,6 +93,11 @@ impl Drop for Implicit {
 }
 
 impl SessionSlot {
+    /// No session.
+    pub(crate) fn none() -> Self {
+        SessionSlot::None
+    }
+
     /// The caller's session, or an implicit one if there is none.
     pub(crate) fn from_option(session: Option<Arc<SharedSession>>) -> Self {
         session.map_or_else(|| SessionSlot::Implicit(Implicit::default()), SessionSlot::Explicit)
@@ -114,6 +121,7 @@ impl SessionSlot {
                 implicit.taken.as_ref().map(|(session, _)| session.id)
             }
             SessionSlot::Explicit(shared) => shared.id(),
+            SessionSlot::None => None,
         }
     }
 
@@ -137,6 +145,7 @@ impl SessionSlot {
                     shared.advance_operation_time(time);
                 }
             }
+            SessionSlot::None => {}
         }
     }
 
@@ -153,6 +162,7 @@ impl SessionSlot {
                 implicit.taken.as_mut().map(|(session, _)| change(session))
             }
             SessionSlot::Explicit(shared) => lock(&shared.state).server.as_mut().map(change),
+            SessionSlot::None => None,
         }
     }
 }
