@@ -13,6 +13,8 @@ pub mod sdam;
 pub mod selection;
 mod session;
 mod sync;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod transport;
 pub mod uri;

@@ -378,3 +378,6 @@ pub(crate) fn database_specification(
 pub(crate) fn to_raw(document: &Document) -> Result<RawDocumentBuf> {
     Ok(RawDocumentBuf::try_from(document)?)
 }
+
+#[cfg(test)]
+mod tests;
