@@ -1,15 +1,17 @@
 //! Invariants of a running set, watched through [`MemberStatus`] alone.
 //!
-//! From the rules every real set keeps: a member's term never decreases, restarts included; at most one
-//! member ever accepts writes in one term; a member's commit point is monotonic while its process lives
-//! and not beyond what any member has written; nothing is durable that was not applied (in this model
-//! members write and apply as one); a configuration never goes back.
+//! From the rules every real set keeps: a member's term never decreases while its process lives, and a
+//! restart never brings it below a term it led (a member votes for itself, and votes are on disk; a
+//! term only heard of is not); at most one member ever accepts writes in one term; a member's commit
+//! point is monotonic while its process lives and not beyond what any member has written; nothing is
+//! durable that was not applied (in this model members write and apply as one).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::mongod::MemberStatus;
 use crate::mongod::optime::OpTime;
+use crate::trace::MemberState;
 
 /// A rule that was broken, in words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,11 +19,16 @@ use crate::mongod::optime::OpTime;
 pub struct Violation(String);
 
 /// What the watcher remembers of one member.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Seen {
     process: u32,
     term: i64,
+    term_led: i64,
     commit_point: OpTime,
+}
+
+impl Seen {
+    const NOTHING: Seen = Seen { process: 0, term: -1, term_led: -1, commit_point: OpTime::NULL };
 }
 
 /// Watches the members of one set.
@@ -52,12 +59,13 @@ impl Invariants {
     ) -> Result<(), Violation> {
         let at = member as usize;
         if at >= self.members.len() {
-            self.members.resize_with(at + 1, || Seen { term: -1, ..Seen::default() });
+            self.members.resize(at + 1, Seen::NOTHING);
         }
         let seen = &mut self.members[at];
         if seen.process != process {
             seen.process = process;
-            // A restart may forget the commit point; it must not forget the term.
+            // A restart may forget the commit point, and a term nobody voted in.
+            seen.term = seen.term_led;
             seen.commit_point = OpTime::NULL;
         }
         self.newest = self.newest.max(status.applied);
@@ -85,6 +93,9 @@ impl Invariants {
                 status.durable, status.applied
             ));
         }
+        if status.state == MemberState::Primary {
+            seen.term_led = status.term;
+        }
         if status.writable {
             let first = self.primaries.entry(status.term).or_insert_with(|| status.host.clone());
             if *first != status.host {
@@ -100,7 +111,7 @@ impl Invariants {
     /// Member number `member` starts again with an emptied dbpath: it may forget everything.
     pub fn forget(&mut self, member: u32) {
         if let Some(seen) = self.members.get_mut(member as usize) {
-            *seen = Seen { term: -1, ..Seen::default() };
+            *seen = Seen::NOTHING;
         }
     }
 }
@@ -113,7 +124,6 @@ fn broken(rule: String) -> Result<(), Violation> {
 mod tests {
     use super::*;
     use crate::mongod::optime::Ts;
-    use crate::trace::MemberState;
 
     fn status(host: &str, term: i64, writable: bool, seconds: u32) -> MemberStatus {
         let optime = OpTime::new(Ts::new(seconds, 1), term);
@@ -140,9 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_may_forget_the_commit_point_but_not_the_term() {
+    fn a_restart_may_forget_the_commit_point_but_not_a_term_led() {
         let mut watcher = Invariants::new();
-        assert_eq!(watcher.observe(0, 1, &status("a", 3, false, 9)), Ok(()));
+        assert_eq!(watcher.observe(0, 1, &status("a", 3, true, 8)), Ok(()));
+        assert_eq!(watcher.observe(0, 1, &status("a", 4, false, 9)), Ok(()));
         assert_eq!(watcher.observe(0, 3, &status("a", 3, false, 5)), Ok(()));
         assert!(watcher.observe(0, 3, &status("a", 3, false, 4)).is_err());
         assert!(watcher.observe(0, 5, &status("a", 2, false, 9)).is_err());

@@ -82,7 +82,7 @@ fn a_primary_cut_off_from_the_majority_steps_down_and_returns_as_a_secondary() {
     let (sim, primary) = elected(3);
     sim.advance(SECOND * 10);
     let others: Vec<Member> = sim.secondaries();
-    sim.partition(&[primary.clone()], &others).unwrap();
+    sim.partition(&[&primary], &others).unwrap();
     sim.run_until(ELECTION, |sim| {
         sim.primary().is_some_and(|new| new.name != primary.name)
             && sim.member(&primary).unwrap().state() == Some(MemberState::Secondary)
