@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ctl;
+mod run;
 mod serve;
 
 /// A MongoDB replica set in a box: it elects, replicates, fails over and rolls back under a clock
@@ -34,6 +35,8 @@ Exit codes of `run`:
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run a scenario file and print its timeline
+    Run(run::RunArguments),
     /// Serve a simulated set on real ports
     Serve(serve::ServeArguments),
     /// Break and mend a set being served
@@ -43,6 +46,7 @@ enum Command {
 fn main() -> ExitCode {
     // clap ends the process with exit code 2 on wrong usage.
     match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Ctl(arguments) => ctl::ctl(arguments),
     }

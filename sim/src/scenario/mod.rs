@@ -6,14 +6,20 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod client;
+mod describe;
 mod diagnostic;
 mod expectations;
 mod format;
+mod judge;
 mod parse;
 mod reader;
+mod run;
 mod steps;
 
 pub use diagnostic::{Problem, ScenarioError};
+
+use crate::trace::Record;
 
 /// A scenario file, read and understood.
 pub struct Scenario {
@@ -30,6 +36,11 @@ impl Scenario {
         let source_name: Arc<str> = source_name.into();
         let parsed = parse::parse(&source_name, text)?;
         Ok(Scenario { source_name, parsed })
+    }
+
+    /// Runs the story in a world of its own: the same bytes each time for the same seed.
+    pub fn run(&self, options: &RunOptions) -> Outcome {
+        run::run(self, options)
     }
 
     /// The file's name, as it was given.
@@ -67,5 +78,101 @@ impl fmt::Debug for Scenario {
             .field("set", &self.parsed.set)
             .field("steps", &self.parsed.steps)
             .finish()
+    }
+}
+
+/// How to run a scenario.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RunOptions {
+    /// The seed, instead of the file's.
+    pub seed: Option<u64>,
+    /// How much to record.
+    pub record: Record,
+}
+
+impl RunOptions {
+    /// Another seed than the file's.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How much to record.
+    #[must_use]
+    pub fn record(mut self, record: Record) -> Self {
+        self.record = record;
+        self
+    }
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    timeline: String,
+    json_lines: String,
+    failures: Vec<Failure>,
+}
+
+impl Outcome {
+    /// Whether every expectation held.
+    pub fn held(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// What did not hold. The first failure ends a run, so there is at most one.
+    pub fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
+    /// The record as aligned text.
+    pub fn timeline(&self) -> &str {
+        &self.timeline
+    }
+
+    /// The record as JSON Lines.
+    pub fn json_lines(&self) -> &str {
+        &self.json_lines
+    }
+}
+
+/// An expectation that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    source_name: Arc<str>,
+    step: usize,
+    line: usize,
+    expected: String,
+    seen: String,
+}
+
+impl Failure {
+    /// The step's number, from 1; 0 is the set's election before the first step.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// The line of the file that says it.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// What was expected.
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+
+    /// What was seen.
+    pub fn seen(&self) -> &str {
+        &self.seen
+    }
+}
+
+impl fmt::Display for Failure {
+    /// `file:line: step 7: expected this, saw that`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { source_name, step, line, expected, seen } = self;
+        write!(f, "{source_name}:{line}: step {step}: expected {expected}, saw {seen}")
     }
 }
