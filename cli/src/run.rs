@@ -60,9 +60,11 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
             return ExitCode::from(WRONG_FILE);
         }
     };
-    let mut options = RunOptions::default();
-    options.seed = arguments.seed;
-    let outcome = scenario.run(&options);
+    let options = RunOptions::default();
+    let outcome = scenario.run(&match arguments.seed {
+        Some(seed) => options.seed(seed),
+        None => options,
+    });
     let record = match arguments.format {
         Format::Text => outcome.timeline(),
         Format::Jsonl => outcome.json_lines(),

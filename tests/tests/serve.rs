@@ -169,7 +169,7 @@ fn a_partitioned_primary_is_silent_and_the_others_elect_another_one() {
     let (status, _) = control(&server, "POST", "/heal", None);
     assert_eq!(status, 200);
     control(&server, "POST", "/time/advance", Some(json!({ "seconds": 60 })));
-    assert_eq!(hello(address).get_bool("secondary").unwrap(), true);
+    assert!(hello(address).get_bool("secondary").unwrap());
 }
 
 #[test]
@@ -195,8 +195,8 @@ fn the_control_port_refuses_in_json() {
 fn an_uninitiated_set_listens_and_has_no_primary() {
     let server = serve(ServeOptions { uninitiated: true, ..ServeOptions::default() });
     let reply = hello(server.members()[1]);
-    assert_eq!(reply.get_bool("isWritablePrimary").unwrap(), false);
-    assert_eq!(reply.get_bool("isreplicaset").unwrap(), true);
+    assert!(!reply.get_bool("isWritablePrimary").unwrap());
+    assert!(reply.get_bool("isreplicaset").unwrap());
 }
 
 #[test]

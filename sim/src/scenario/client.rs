@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
-use stepdown_driver::client::{Client, Collection};
+use stepdown_driver::client::{Client, Collection, CollectionOptions};
 use stepdown_driver::error::Result;
 use stepdown_driver::event::{CommandEvent, ConnectionInfo, EventHandler, SdamEvent};
 use stepdown_driver::options::{
@@ -17,8 +17,7 @@ use stepdown_driver::sdam::ServerType;
 
 use super::describe;
 use super::format::{
-    Acknowledgement, Load, LoadKind, Namespace, OperationKind, ReadMode, ReadSpec,
-    WriteConcernSpec,
+    Acknowledgement, Load, LoadKind, Namespace, OperationKind, ReadMode, ReadSpec, WriteConcernSpec,
 };
 use super::judge::{Answer, describe_error};
 use crate::trace::{EventKind, MemberState};
@@ -140,9 +139,7 @@ impl ScenarioClient {
                         collection.insert_one(document).await?;
                         1
                     }
-                    documents => {
-                        collection.insert_many(documents).await?.inserted_ids.len() as i64
-                    }
+                    documents => collection.insert_many(documents).await?.inserted_ids.len() as i64,
                 };
                 Ok(number(inserted))
             }
@@ -243,10 +240,11 @@ impl ScenarioClient {
     }
 
     fn reading(&self, from: &Namespace, read: &ReadSpec) -> Collection<Document> {
-        let mut options = stepdown_driver::client::CollectionOptions::default();
-        options.selection_criteria = read.mode.map(|mode| preference(mode).into());
-        options.read_concern = read.concern.as_ref().map(ReadConcern::custom);
-        self.collection(from).with_options(options)
+        self.collection(from).with_options(CollectionOptions {
+            selection_criteria: read.mode.map(|mode| preference(mode).into()),
+            read_concern: read.concern.as_ref().map(ReadConcern::custom),
+            write_concern: None,
+        })
     }
 
     fn writing(

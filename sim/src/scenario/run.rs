@@ -112,10 +112,13 @@ impl Run<'_> {
             }
             Action::WaitFor { what, within } => self.wait_for(what, *within)?,
             Action::Connect { client, uri } => {
-                let connected = ScenarioClient::connect(&self.sim, client, uri).map_err(|error| Disappointment {
-                    expected: format!("a client for {uri}"),
-                    seen: error.to_string(),
-                })?;
+                let connected =
+                    ScenarioClient::connect(&self.sim, client, uri).map_err(|error| {
+                        Disappointment {
+                            expected: format!("a client for {uri}"),
+                            seen: error.to_string(),
+                        }
+                    })?;
                 self.clients.insert(client.clone(), connected);
             }
             Action::Operation(operation) => self.operate(operation)?,
@@ -395,10 +398,11 @@ impl Run<'_> {
     /// A direct connection to a member, for what no application does.
     fn inspector(&mut self, member: &str) -> Result<&ScenarioClient, Disappointment> {
         if !self.inspectors.contains_key(member) {
-            let client = ScenarioClient::inspector(&self.sim, member).map_err(|error| Disappointment {
-                expected: format!("a direct connection to {member}"),
-                seen: error.to_string(),
-            })?;
+            let client =
+                ScenarioClient::inspector(&self.sim, member).map_err(|error| Disappointment {
+                    expected: format!("a direct connection to {member}"),
+                    seen: error.to_string(),
+                })?;
             self.inspectors.insert(member.to_string(), client);
         }
         Ok(&self.inspectors[member])

@@ -600,7 +600,8 @@ fn parse_fault(
     step: &mut Table<'_>,
     verb: &str,
 ) -> Option<Fault> {
-    let one: Option<(&'static str, fn(MemberRef) -> Fault)> = match verb {
+    type OfOne = (&'static str, fn(MemberRef) -> Fault);
+    let one: Option<OfOne> = match verb {
         "kill" => Some(("kill", Fault::Kill)),
         "shutdown" => Some(("shutdown", Fault::Shutdown)),
         "restart" => Some(("restart", Fault::Restart)),
