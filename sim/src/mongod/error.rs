@@ -127,6 +127,7 @@ codes! {
     VIEW_DEPTH_LIMIT_EXCEEDED = 165 "ViewDepthLimitExceeded";
     COMMAND_NOT_SUPPORTED_ON_VIEW = 166 "CommandNotSupportedOnView";
     INVALID_PIPELINE_OPERATOR = 168 "InvalidPipelineOperator";
+    QUERY_PLAN_KILLED = 175 "QueryPlanKilled";
     LINEARIZABLE_READ_CONCERN_ERROR = 187 "LinearizableReadConcernError";
     PRIMARY_STEPPED_DOWN = 189 "PrimarySteppedDown";
     CANNOT_INDEX_PARALLEL_ARRAYS = 171 "CannotIndexParallelArrays";

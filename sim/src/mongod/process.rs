@@ -10,6 +10,7 @@ use stepdown_driver::Instant;
 
 use super::command::OplogDraft;
 use super::command::client::Clients;
+use super::command::cursor::Cursors;
 use super::command::fail_point::FailPoints;
 use super::command::wait::Parked;
 use super::error::CommandError;
@@ -46,6 +47,7 @@ pub struct Mongod {
     pub(crate) random: RandomStream,
     pub(crate) storage: Storage,
     pub(crate) sessions: Sessions,
+    pub(crate) cursors: Cursors,
     pub(crate) repl: Repl,
     pub(crate) clients: Clients,
     pub(crate) fail_points: FailPoints,
@@ -83,6 +85,7 @@ impl Mongod {
             options,
             random,
             sessions: Sessions::default(),
+            cursors: Cursors::default(),
             clients: Clients::default(),
             fail_points: FailPoints::default(),
             parked: Vec::new(),

@@ -2,24 +2,47 @@
 
 use bson::Bson;
 
+mod aggregate;
+mod arguments;
+mod catalog;
 pub(crate) mod client;
+mod context;
+pub(crate) mod cursor;
 mod diagnostic;
 mod dispatch;
 pub(crate) mod fail_point;
+mod find_and_modify;
 mod hello;
+mod indexes;
 pub mod operation;
+mod read;
 mod replication;
 pub(crate) mod request;
+mod scan;
+mod session;
 pub(crate) mod spec;
 pub(crate) mod wait;
+mod write;
 pub(crate) mod write_concern;
 
 pub(crate) use operation::{Operation, OplogDraft, Outcome, ReadAt};
 use spec::CommandSpec;
 
 /// Every family's table.
-const FAMILIES: &[&[CommandSpec]] =
-    &[diagnostic::COMMANDS, fail_point::COMMANDS, hello::COMMANDS, replication::COMMANDS];
+const FAMILIES: &[&[CommandSpec]] = &[
+    aggregate::COMMANDS,
+    catalog::COMMANDS,
+    cursor::COMMANDS,
+    diagnostic::COMMANDS,
+    fail_point::COMMANDS,
+    find_and_modify::COMMANDS,
+    hello::COMMANDS,
+    indexes::COMMANDS,
+    read::COMMANDS,
+    replication::COMMANDS,
+    session::COMMANDS,
+    write::COMMANDS,
+];
 
 /// The command of a name, if there is one.
 pub(crate) fn find_command(name: &str) -> Option<&'static CommandSpec> {
@@ -57,3 +80,6 @@ pub(crate) fn type_name(value: &Bson) -> &'static str {
         Bson::Undefined => "undefined",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bson::Uuid;
+use bson::spec::BinarySubtype;
+use bson::{Binary, DateTime, RawDocumentBuf, Uuid, rawdoc};
 
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::OplogEntry;
 use crate::mongod::optime::OpTime;
+
+/// `lsid.uid` where nobody authenticated: the SHA-256 of the empty string.
+pub(crate) const UID_OF_NOBODY: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
 
 /// How long a session is remembered after its last write: `localLogicalSessionTimeoutMinutes`.
 pub const SESSION_TIMEOUT_MILLIS: i64 = 30 * 60 * 1000;
@@ -27,6 +34,21 @@ pub struct SessionRecord {
     pub last_write: OpTime,
     /// `lastWriteDate`, in milliseconds since the Unix epoch.
     pub last_write_wall_millis: i64,
+}
+
+impl SessionRecord {
+    /// The record as `config.transactions` shows it.
+    pub fn to_document(&self) -> RawDocumentBuf {
+        rawdoc! {
+            "_id": {
+                "id": Binary::from_uuid(self.lsid),
+                "uid": Binary { subtype: BinarySubtype::Generic, bytes: UID_OF_NOBODY.to_vec() },
+            },
+            "txnNum": self.txn_number,
+            "lastWriteOpTime": self.last_write.to_raw(),
+            "lastWriteDate": DateTime::from_millis(self.last_write_wall_millis),
+        }
+    }
 }
 
 /// What a member knows of sessions.
@@ -144,9 +166,9 @@ impl Sessions {
             return Err(CommandError::new(
                 error::TRANSACTION_TOO_OLD,
                 format!(
-                    "Retryable write with txnNumber {txn_number} is prohibited on session {lsid} \
-                     because a newer retryable write with txnNumber {} has already started on this \
-                     session.",
+                    "Retryable write with txnNumber {txn_number} is prohibited on session {} because \
+                     a newer retryable write with txnNumber {} has already started on this session.",
+                    lsid_text(lsid),
                     session.txn_number
                 ),
             ));
@@ -199,6 +221,11 @@ impl Sessions {
     pub fn is_empty(&self) -> bool {
         self.by_lsid.is_empty()
     }
+}
+
+/// A session id as messages show it: the id, and the digest of the user's name (here: nobody's).
+fn lsid_text(lsid: Uuid) -> String {
+    format!("{lsid} - 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= -  - ")
 }
 
 /// 217: the entry that would tell a statement's result is gone.

@@ -199,12 +199,6 @@ impl Catalog {
         let collection = self.collections.get_mut(&id).expect("a known collection");
         let record = collection.insert(ts, document)?;
         self.undo.push_back((ts, Change::Record(id, record)));
-        if collection.is_capped() {
-            for old in collection.over_cap() {
-                collection.delete(ts, old);
-                self.undo.push_back((ts, Change::Record(id, old)));
-            }
-        }
         Ok(())
     }
 

@@ -200,19 +200,19 @@ impl Collection {
         self.count(&old, false);
     }
 
-    /// The oldest records that a capped collection must let go of.
-    pub(super) fn over_cap(&self) -> Vec<RecordId> {
+    /// The oldest documents that a capped collection must let go of.
+    pub(super) fn over_cap(&self) -> Vec<Arc<RawDocumentBuf>> {
         let Some(cap) = self.capped else { return Vec::new() };
         let (mut live, mut bytes) = (self.live, self.live_bytes);
         let mut gone = Vec::new();
-        for (id, record) in &self.records {
+        for record in self.records.values() {
             if live <= 1 || (live <= cap.documents && bytes <= cap.bytes) {
                 break;
             }
             if let Some(document) = record.newest() {
                 live -= 1;
                 bytes -= document.as_bytes().len() as u64;
-                gone.push(*id);
+                gone.push(document.clone());
             }
         }
         gone

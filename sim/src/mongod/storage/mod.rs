@@ -28,6 +28,7 @@ pub(crate) mod text;
 mod view;
 
 pub use apply::inner_operations;
+pub(crate) use apply::uuid_of;
 pub use diff::apply as apply_diff;
 pub use index::IndexSpec;
 pub use oplog::{DEFAULT_OPLOG_BYTES, Oplog};

@@ -9,6 +9,7 @@ use bson::{Binary, DateTime, RawDocumentBuf, Timestamp, rawdoc};
 
 use crate::mongod::oplog_entry::{OpKind, OplogEntry, RetryImage};
 use crate::mongod::optime::{OpTime, Ts};
+use crate::mongod::session::UID_OF_NOBODY;
 
 /// The default cap, in bytes. (A real oplog has at least 990 MB; a simulated one holds the same entry
 /// once for all members.)
@@ -16,12 +17,6 @@ pub const DEFAULT_OPLOG_BYTES: usize = 64 << 20;
 
 /// What an entry counts for beside its documents, in bytes: about what it takes in memory.
 const ENTRY_OVERHEAD_BYTES: usize = 192;
-
-/// `lsid.uid` where nobody authenticated: the SHA-256 of the empty string.
-const UID_OF_NOBODY: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
-    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-];
 
 /// The oplog of one member. Entries are shared with the other members.
 #[derive(Clone, Debug)]
@@ -214,6 +209,11 @@ impl OplogEntry {
         if self.upsert {
             out.append(cstr!("b"), true);
         }
+        match self.session.as_ref().and_then(|session| session.retry_image.as_ref()) {
+            Some(RetryImage::Pre(_)) => out.append(cstr!("needsRetryImage"), "preImage"),
+            Some(RetryImage::Post(_)) => out.append(cstr!("needsRetryImage"), "postImage"),
+            None => {}
+        }
         let batched = self.kind == OpKind::Command;
         if let Some(session) = self.session.as_ref().filter(|_| !batched) {
             match session.statement_ids.as_slice() {
@@ -234,11 +234,6 @@ impl OplogEntry {
         out.append(cstr!("wall"), DateTime::from_millis(self.wall_millis));
         if let Some(session) = &self.session {
             out.append(cstr!("prevOpTime"), session.previous.to_raw());
-            match session.retry_image {
-                Some(RetryImage::Pre(_)) => out.append(cstr!("needsRetryImage"), "preImage"),
-                Some(RetryImage::Post(_)) => out.append(cstr!("needsRetryImage"), "postImage"),
-                None => {}
-            }
             if batched && !session.statement_ids.is_empty() {
                 out.append(cstr!("multiOpType"), 1_i32);
             }

@@ -11,13 +11,6 @@ pub(crate) fn shell_document(document: &RawDocument) -> String {
     out
 }
 
-/// A value as error messages show it.
-pub(crate) fn shell_value(value: RawBsonRef<'_>) -> String {
-    let mut out = String::new();
-    write_value(&mut out, value);
-    out
-}
-
 fn write_document(out: &mut String, document: &RawDocument) {
     out.push('{');
     for (number, (key, value)) in document.iter().map_while(Result::ok).enumerate() {

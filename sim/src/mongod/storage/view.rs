@@ -43,6 +43,12 @@ impl<'a> CollectionView<'a> {
         self.collection.is_capped()
     }
 
+    /// The oldest documents that a capped collection has to let go of, to stay within its limits: the
+    /// primary deletes them by oplog entries of their own.
+    pub fn over_cap(&self) -> Vec<Arc<RawDocumentBuf>> {
+        self.collection.over_cap()
+    }
+
     /// How many documents there are.
     pub fn count(&self) -> u64 {
         if self.at == Ts::MAX { self.collection.live() } else { self.scan(None).count() as u64 }

@@ -1,0 +1,306 @@
+//! `aggregate`.
+
+use std::sync::Arc;
+
+use bson::raw::cstr;
+use bson::{DateTime, Document, RawArray, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use stepdown_driver::Instant;
+
+use super::arguments::{
+    document, each_argument, each_field, first_value, malformed, missing_field, namespace,
+    non_negative, safe_boolean,
+};
+use super::catalog::storage_stats;
+use super::context::parse_context_with;
+use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply};
+use super::read::{check_hint, computed_documents, match_documents};
+use super::scan::{Found, decode, find_matching};
+use super::spec::{CommandSpec, Gate};
+use super::{Operation, Outcome, ReadAt};
+use crate::mongod::Mongod;
+use crate::mongod::error::{self, CommandError};
+use crate::mongod::query::collation::Collation;
+use crate::mongod::query::value::{ValueRef, to_raw};
+use crate::mongod::query::{Matcher, Pipeline, PipelineContext};
+use crate::mongod::session::Sessions;
+use crate::mongod::storage::Storage;
+use crate::random::RandomStream;
+
+pub(crate) const COMMANDS: &[CommandSpec] = &[CommandSpec {
+    names: &["aggregate"],
+    gate: Gate::Read,
+    accepts_write_concern: false,
+    retryable_write: false,
+    admin_only: false,
+    run,
+}];
+
+/// The arguments.
+#[derive(Default)]
+struct Arguments<'a> {
+    pipeline: Option<&'a RawArray>,
+    batch_size: Option<u64>,
+    has_cursor: bool,
+    hint: Option<RawBsonRef<'a>>,
+}
+
+impl<'a> Arguments<'a> {
+    fn read(body: &'a RawDocument) -> Result<Self, CommandError> {
+        let mut found = Arguments::default();
+        each_argument("aggregate", body, |field, value| {
+            let full = format!("aggregate.{field}");
+            match field {
+                "pipeline" => {
+                    found.pipeline = Some(value.as_array().ok_or_else(|| {
+                        CommandError::new(
+                            error::TYPE_MISMATCH,
+                            "'pipeline' option must be specified as an array",
+                        )
+                    })?);
+                }
+                "cursor" => {
+                    found.has_cursor = true;
+                    let cursor = value.as_document().ok_or_else(|| {
+                        CommandError::new(
+                            error::TYPE_MISMATCH,
+                            "cursor field must be missing or an object",
+                        )
+                    })?;
+                    each_field("cursor", cursor, |field, value| {
+                        if field == "batchSize" {
+                            found.batch_size = Some(non_negative("cursor", "batchSize", value)?);
+                        }
+                        Ok(field == "batchSize")
+                    })?;
+                }
+                "explain" if !safe_boolean(&full, value)? => {}
+                "explain" => {
+                    return Err(CommandError::new(
+                        error::COMMAND_NOT_SUPPORTED,
+                        "This simulated server does not explain",
+                    ));
+                }
+                "allowDiskUse" | "bypassDocumentValidation" | "fromMongos" | "needsMerge" => {
+                    safe_boolean(&full, value)?;
+                }
+                "collation" | "let" => {
+                    document(&full, value)?;
+                }
+                "hint" => found.hint = Some(value),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        if !found.has_cursor {
+            return Err(CommandError::new(
+                error::FAILED_TO_PARSE,
+                "The 'cursor' option is required, except for aggregate with the explain argument",
+            ));
+        }
+        Ok(found)
+    }
+}
+
+fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    let whole_database = match first_value(&op.body)? {
+        RawBsonRef::String(_) => false,
+        value
+            if ValueRef::from(value).is_number()
+                && crate::mongod::query::number::as_exact_i64(value.into()) == Some(1) =>
+        {
+            true
+        }
+        _ => {
+            return Err(CommandError::new(
+                error::FAILED_TO_PARSE,
+                "Invalid command format: the 'aggregate' field must specify a collection name or 1",
+            ));
+        }
+    };
+    let namespace = match whole_database {
+        true => format!("{}.$cmd.aggregate", op.db),
+        false => namespace(op)?,
+    };
+    let arguments = Arguments::read(&op.body)?;
+    let pipeline = arguments.pipeline.ok_or_else(|| missing_field("aggregate.pipeline"))?;
+    let mut stages = Vec::new();
+    for stage in pipeline {
+        stages.push(stage.map_err(malformed)?);
+    }
+    let at = cursor::read_at(server, op, op.read_concern, None)?;
+    // Stages that ask the server itself rather than its documents.
+    let statistics = match stages.first().and_then(|stage| stage.as_document()) {
+        Some(stage) => statistics(server, now, &namespace, whole_database, at, stage)?,
+        None => None,
+    };
+    if statistics.is_some() {
+        stages.remove(0);
+    }
+    let context = parse_context_with(server, now, op)?;
+    let parsed = Pipeline::parse(stages.iter().map(|stage| ValueRef::from(*stage)), &context)?;
+    if whole_database && !parsed.brings_documents() {
+        let name = stages
+            .first()
+            .and_then(|stage| stage.as_document())
+            .and_then(|stage| Some(stage.iter_elements().next()?.ok()?.key().as_str().to_owned()));
+        return Err(CommandError::new(
+            error::INVALID_NAMESPACE,
+            match name {
+                Some(name) => {
+                    format!("{{aggregate: 1}} is not valid for '{name}'; a collection is required.")
+                }
+                None => "{aggregate: 1} is not valid for an empty pipeline.".to_owned(),
+            },
+        ));
+    }
+    if !whole_database && parsed.brings_documents() {
+        return Err(CommandError::new(
+            error::INVALID_NAMESPACE,
+            "'$documents' can only be run with {aggregate: 1}",
+        ));
+    }
+    let Mongod { storage, sessions, random, .. } = server;
+    if let Some(view) = storage.collection(&namespace, at) {
+        check_hint(&view, arguments.hint)?;
+    }
+    let documents = match statistics {
+        Some(documents) => documents,
+        None if parsed.brings_documents() => Vec::new(),
+        None => {
+            let matcher = parsed.leading_match();
+            read_all(storage, sessions, &namespace, at, matcher, context.collation)?
+        }
+    };
+    let mut world = World { storage, sessions, random, db: &op.db, at };
+    let results = parsed.run(documents, &mut world)?;
+    let cursor = Cursor {
+        namespace,
+        source: Source::Ready {
+            documents: results.iter().map(|document| Arc::new(to_raw(document))).collect(),
+            limited: false,
+        },
+        read_concern: op.read_concern,
+        at_cluster_time: cursor::at_cluster_time(op, at),
+        lsid: op.session.map(|session| session.lsid),
+        tailable: false,
+        await_data: false,
+        no_timeout: false,
+        used: now,
+    };
+    let batch_size = arguments.batch_size.unwrap_or(DEFAULT_BATCH_SIZE);
+    first_reply(server, now, cursor, at, batch_size, false)
+}
+
+/// What a running pipeline asks of the server.
+struct World<'a> {
+    storage: &'a Storage,
+    sessions: &'a Sessions,
+    random: &'a mut RandomStream,
+    db: &'a str,
+    at: ReadAt,
+}
+
+impl PipelineContext for World<'_> {
+    fn collection(&mut self, name: &str) -> Result<Vec<Document>, CommandError> {
+        let namespace = format!("{}.{name}", self.db);
+        read_all(self.storage, self.sessions, &namespace, self.at, None, Collation::Simple)
+    }
+
+    fn random_below(&mut self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+}
+
+/// The documents of a collection that a filter lets through, decoded.
+fn read_all(
+    storage: &Storage,
+    sessions: &Sessions,
+    namespace: &str,
+    at: ReadAt,
+    matcher: Option<&Matcher>,
+    collation: Collation,
+) -> Result<Vec<Document>, CommandError> {
+    let found: Vec<Found> = match (computed_documents(storage, sessions, namespace), matcher) {
+        (Some(documents), Some(matcher)) => match_documents(documents, matcher)?,
+        (Some(documents), None) => {
+            return documents.iter().map(|document| decode(document)).collect();
+        }
+        (None, matcher) => match (storage.collection(namespace, at), matcher) {
+            (Some(view), Some(matcher)) => find_matching(&view, matcher, collation, usize::MAX)?,
+            (Some(view), None) => {
+                return view.scan(None).map(|(_, document)| decode(document)).collect();
+            }
+            (None, _) => return Ok(Vec::new()),
+        },
+    };
+    found.iter().map(|found| decode(&found.document)).collect()
+}
+
+/// `$collStats` and `$indexStats`; `None` for any other stage.
+fn statistics(
+    server: &Mongod,
+    now: Instant,
+    namespace: &str,
+    whole_database: bool,
+    at: ReadAt,
+    stage: &RawDocument,
+) -> Result<Option<Vec<Document>>, CommandError> {
+    let Some(Ok((name, value))) = stage.iter().next() else { return Ok(None) };
+    if whole_database || !matches!(name.as_str(), "$collStats" | "$indexStats") {
+        return Ok(None);
+    }
+    let arguments = document(name.as_str(), value)?;
+    let view = server.storage.collection(namespace, at);
+    let wall = DateTime::from_millis(server.wall_millis(now));
+    let host = &*server.options.host;
+    if name.as_str() == "$indexStats" {
+        let mut indexes = Vec::new();
+        for (spec, _) in view.iter().flat_map(|view| view.indexes()) {
+            let mut shown = rawdoc! { "name": &*spec.name };
+            shown.append(cstr!("key"), spec.key_pattern());
+            shown.append(cstr!("host"), host);
+            // Uses of indexes are not counted.
+            shown.append(cstr!("accesses"), rawdoc! { "ops": 0_i64, "since": wall });
+            shown.append(cstr!("spec"), &*spec.document);
+            indexes.push(decode(&shown)?);
+        }
+        return Ok(Some(indexes));
+    }
+    let mut out: RawDocumentBuf = rawdoc! { "ns": namespace, "host": host, "localTime": wall };
+    let mut unsupported = None;
+    each_field("$collStats", arguments, |field, value| {
+        let arguments = document(field, value)?;
+        match field {
+            "storageStats" => {
+                let scale = arguments.get("scale").map_err(malformed)?;
+                let scale = scale.map_or(Ok(1), |scale| {
+                    super::arguments::safe_i64("storageStats.scale", scale)
+                })?;
+                out.append(cstr!("storageStats"), storage_stats(view.as_ref(), scale.max(1)));
+            }
+            "count" => {
+                let Some(view) = &view else {
+                    return Err(CommandError::new(
+                        error::NAMESPACE_NOT_FOUND,
+                        format!(
+                            "PlanExecutor error during aggregation :: caused by :: Unable to \
+                             retrieve count in $collStats stage :: caused by :: Collection \
+                             [{namespace}] not found."
+                        ),
+                    ));
+                };
+                super::catalog::append_count(&mut out, cstr!("count"), view.count());
+            }
+            "latencyStats" | "queryExecStats" => unsupported = Some(field),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    match unsupported {
+        None => Ok(Some(vec![decode(&out)?])),
+        Some(field) => Err(CommandError::new(
+            error::COMMAND_NOT_SUPPORTED,
+            format!("This simulated server does not support $collStats.{field}"),
+        )),
+    }
+}

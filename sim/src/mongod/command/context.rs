@@ -1,0 +1,65 @@
+//! What a command's expressions may ask of the world.
+
+use bson::{Bson, DateTime, RawBsonRef, RawDocument, Timestamp};
+use stepdown_driver::Instant;
+
+use super::Operation;
+use super::arguments::document;
+use crate::mongod::Mongod;
+use crate::mongod::error::CommandError;
+use crate::mongod::query::collation::Collation;
+use crate::mongod::query::context::ParseContext;
+use crate::mongod::query::expression::{Expression, Scope};
+
+/// `$$NOW`, `$$CLUSTER_TIME`, the command's `collation`.
+///
+/// # Errors
+/// What is wrong with the collation.
+pub(crate) fn parse_context(
+    server: &Mongod,
+    now: Instant,
+    op: &Operation,
+) -> Result<ParseContext, CommandError> {
+    let wall = DateTime::from_millis(server.wall_millis(now));
+    let mut context = ParseContext::new(wall, Timestamp::from(server.repl.cluster_time));
+    if let Ok(Some(value @ RawBsonRef::Document(_))) = op.body.get("collation") {
+        context.collation = Collation::parse(document("collation", value)?.into())?;
+    }
+    Ok(context)
+}
+
+/// The same with the command's `let`.
+///
+/// # Errors
+/// What its expressions fail with.
+pub(crate) fn parse_context_with(
+    server: &Mongod,
+    now: Instant,
+    op: &Operation,
+) -> Result<ParseContext, CommandError> {
+    let mut context = parse_context(server, now, op)?;
+    if let Ok(Some(RawBsonRef::Document(variables))) = op.body.get("let") {
+        bind(&mut context, variables)?;
+    }
+    Ok(context)
+}
+
+/// Evaluates `let` variables and binds them.
+///
+/// # Errors
+/// What the expressions fail with.
+pub(crate) fn bind(
+    context: &mut ParseContext,
+    variables: &RawDocument,
+) -> Result<(), CommandError> {
+    let root = Bson::Document(bson::Document::new());
+    let mut bound = Vec::new();
+    for element in variables {
+        let (name, value) = element.map_err(super::arguments::malformed)?;
+        let expression = Expression::parse(value.into(), context)?;
+        let value = expression.evaluate_or_null(&Scope::new(&root))?;
+        bound.push((name.as_str().to_owned(), value));
+    }
+    context.variables.extend(bound);
+    Ok(())
+}

@@ -1,0 +1,463 @@
+//! `find`, `count`, `distinct`.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bson::raw::{RawArrayBuf, cstr};
+use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use stepdown_driver::Instant;
+
+use super::arguments::{
+    document, each_argument, missing_field, namespace, non_negative, safe_i64, string, type_name,
+};
+use super::context::parse_context_with;
+use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply, list_reply};
+use super::scan::{Found, Output, Scan, Target, find_matching, oplog_start};
+use super::spec::{CommandSpec, Gate};
+use super::{Operation, Outcome, ReadAt};
+use crate::mongod::error::{self, CommandError};
+use crate::mongod::optime::Ts;
+use crate::mongod::query::key::append_key;
+use crate::mongod::query::matcher::{MatchDetails, Matcher};
+use crate::mongod::query::path::{LeafArray, Path};
+use crate::mongod::query::project::{Projection, ProjectionSyntax};
+use crate::mongod::query::sort::SortPattern;
+use crate::mongod::query::value::{DocumentRef, ValueRef};
+use crate::mongod::session::Sessions;
+use crate::mongod::storage::{CollectionView, RecordId, Storage};
+use crate::mongod::{Mongod, ServerVersion};
+
+const fn read(
+    names: &'static [&'static str],
+    run: fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>,
+) -> CommandSpec {
+    CommandSpec {
+        names,
+        gate: Gate::Read,
+        accepts_write_concern: false,
+        retryable_write: false,
+        admin_only: false,
+        run,
+    }
+}
+
+pub(crate) const COMMANDS: &[CommandSpec] =
+    &[read(&["find"], find), read(&["count"], count), read(&["distinct"], distinct)];
+
+/// The arguments of a find.
+#[derive(Default)]
+struct Find<'a> {
+    filter: Option<&'a RawDocument>,
+    projection: Option<&'a RawDocument>,
+    sort: Option<&'a RawDocument>,
+    hint: Option<RawBsonRef<'a>>,
+    skip: u64,
+    limit: u64,
+    batch_size: Option<u64>,
+    single_batch: bool,
+    show_record_id: bool,
+    tailable: bool,
+    await_data: bool,
+    no_cursor_timeout: bool,
+}
+
+impl<'a> Find<'a> {
+    fn read(server: &Mongod, body: &'a RawDocument) -> Result<Self, CommandError> {
+        // What 6.0 calls the command in its messages.
+        let command = match server.options.version {
+            ServerVersion::V6_0 => "FindCommandRequest",
+            _ => "find",
+        };
+        let mut find = Find::default();
+        each_argument(command, body, |field, value| {
+            let full = format!("{command}.{field}");
+            match field {
+                "filter" => find.filter = Some(object(field, value)?),
+                "projection" => find.projection = Some(object(field, value)?),
+                "sort" => find.sort = Some(object(field, value)?),
+                "hint" => find.hint = Some(value),
+                // Null is as good as nothing for numbers.
+                "skip" | "limit" | "batchSize" if value == RawBsonRef::Null => {}
+                "skip" => find.skip = non_negative(command, field, value)?,
+                "limit" => find.limit = non_negative(command, field, value)?,
+                "batchSize" => find.batch_size = Some(non_negative(command, field, value)?),
+                "singleBatch" => find.single_batch = flag(field, value)?,
+                "showRecordId" => find.show_record_id = flag(field, value)?,
+                "tailable" => find.tailable = flag(field, value)?,
+                "awaitData" => find.await_data = flag(field, value)?,
+                "noCursorTimeout" => find.no_cursor_timeout = flag(field, value)?,
+                "allowDiskUse" | "allowPartialResults" | "oplogReplay" | "mirrored" => {
+                    flag(field, value)?;
+                }
+                "collation" | "let" => {
+                    document(&full, value)?;
+                }
+                "term" => {
+                    safe_i64(&full, value)?;
+                }
+                "ntoreturn" => {
+                    return Err(CommandError::new(
+                        5_746_102,
+                        "the ntoreturn find command parameter is not supported when FCV >= 5.1",
+                    ));
+                }
+                "returnKey" if !flag(field, value)? => {}
+                "min" | "max" | "returnKey" => {
+                    return Err(CommandError::new(
+                        error::COMMAND_NOT_SUPPORTED,
+                        format!("This simulated server does not support find.{field}"),
+                    ));
+                }
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        if find.await_data && !find.tailable {
+            return Err(CommandError::new(
+                error::FAILED_TO_PARSE,
+                "Cannot set 'awaitData' without also setting 'tailable'",
+            ));
+        }
+        if find.tailable && find.single_batch {
+            return Err(CommandError::new(
+                error::FAILED_TO_PARSE,
+                "Cannot use tailable option with the 'singleBatch' option",
+            ));
+        }
+        Ok(find)
+    }
+
+    /// `{$natural: 1 | -1}` as a sort or a hint.
+    fn natural(&self) -> Option<i64> {
+        let sort = self.sort.and_then(|sort| sort.get("$natural").ok().flatten());
+        let hint = self.hint.and_then(RawBsonRef::as_document);
+        let hint = hint.and_then(|hint| hint.get("$natural").ok().flatten());
+        sort.or(hint).and_then(|value| safe_i64("$natural", value).ok())
+    }
+}
+
+fn object<'a>(field: &str, value: RawBsonRef<'a>) -> Result<&'a RawDocument, CommandError> {
+    value.as_document().ok_or_else(|| {
+        // The missing blank is the server's.
+        CommandError::new(
+            error::TYPE_MISMATCH,
+            format!("Expected field {field}to be of type object"),
+        )
+    })
+}
+
+fn flag(field: &str, value: RawBsonRef<'_>) -> Result<bool, CommandError> {
+    value.as_bool().ok_or_else(|| {
+        CommandError::new(
+            error::TYPE_MISMATCH,
+            format!("Field '{field}' should be a boolean value, but found: {}", type_name(value)),
+        )
+    })
+}
+
+fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    let namespace = namespace(op)?;
+    let find = Find::read(server, &op.body)?;
+    let context = parse_context_with(server, now, op)?;
+    let empty = RawDocumentBuf::new();
+    let filter = find.filter.unwrap_or(&empty);
+    let matcher = Matcher::parse(filter, &context)?;
+    let natural = find.natural();
+    let sort = match find.sort.filter(|_| natural.is_none()) {
+        Some(sort) => SortPattern::parse(sort.into(), context.collation)?,
+        None => SortPattern::parse(empty.as_ref().into(), context.collation)?,
+    };
+    let projection = find
+        .projection
+        .map(|projection| Projection::parse(projection, ProjectionSyntax::Find, &context))
+        .transpose()?
+        .filter(|projection| !projection.is_empty());
+    let output = Output { projection, show_record_id: find.show_record_id };
+    let at = cursor::read_at(server, op, op.read_concern, None)?;
+    let at_cluster_time = cursor::at_cluster_time(op, at);
+    let limit = (find.limit > 0).then_some(find.limit);
+    let backwards = natural == Some(-1);
+    let scan = |target| {
+        Source::Scan(Box::new(Scan {
+            target,
+            matcher: matcher.clone(),
+            output: output.clone(),
+            skip: find.skip,
+            limit,
+            tailable: find.tailable,
+        }))
+    };
+    let source = if namespace == "local.oplog.rs" && sort.is_empty() {
+        let last = if backwards { Ts::MAX } else { oplog_start(filter) };
+        scan(Target::Oplog { last, read: false, backwards })
+    } else if let Some(documents) =
+        computed_documents(&server.storage, &server.sessions, &namespace)
+    {
+        let found = match_documents(documents, &matcher)?;
+        ready(found, &sort, &output, find.skip, limit)?
+    } else {
+        let Some(view) = server.storage.collection(&namespace, at) else {
+            return Ok(empty_reply(&namespace, at_cluster_time));
+        };
+        if find.tailable && !view.is_capped() {
+            return Err(CommandError::new(
+                error::BAD_VALUE,
+                format!(
+                    "error processing query: ns={namespace} tailable cursor requested on non capped \
+                     collection"
+                ),
+            ));
+        }
+        check_hint(&view, find.hint)?;
+        let indexed = || super::scan::candidates(&view, &matcher, context.collation).is_some();
+        if sort.is_empty() && (find.tailable || natural.is_some() || !indexed()) {
+            let (namespace, uuid) = (namespace.clone(), view.uuid());
+            scan(Target::Collection { namespace, uuid, last: None, backwards })
+        } else {
+            let found = find_matching(&view, &matcher, context.collation, usize::MAX)?;
+            ready(found, &sort, &output, find.skip, limit)?
+        }
+    };
+    let cursor = Cursor {
+        namespace,
+        source,
+        read_concern: op.read_concern,
+        at_cluster_time,
+        lsid: op.session.map(|session| session.lsid),
+        tailable: find.tailable,
+        await_data: find.await_data,
+        no_timeout: find.no_cursor_timeout,
+        used: now,
+    };
+    let batch_size = find.batch_size.unwrap_or(DEFAULT_BATCH_SIZE);
+    first_reply(server, now, cursor, at, batch_size, find.single_batch)
+}
+
+/// A source of what was found already: sorted, cut, projected.
+fn ready(
+    mut found: Vec<Found>,
+    sort: &SortPattern,
+    output: &Output,
+    skip: u64,
+    limit: Option<u64>,
+) -> Result<Source, CommandError> {
+    sort.sort_by_document(&mut found, |found| DocumentRef::from(&*found.document));
+    let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+    let take = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut documents = VecDeque::new();
+    for found in found.iter().skip(skip).take(take) {
+        documents.push_back(output.of(found)?);
+    }
+    let limited = documents.len() == take;
+    Ok(Source::Ready { documents, limited })
+}
+
+/// The documents of a collection that is not stored as one: those of `local`, and
+/// `config.transactions`.
+pub(crate) fn computed_documents(
+    storage: &Storage,
+    sessions: &Sessions,
+    namespace: &str,
+) -> Option<Vec<Arc<RawDocumentBuf>>> {
+    if namespace == "local.oplog.rs" {
+        return Some(storage.oplog().iter().map(|entry| Arc::new(entry.to_document())).collect());
+    }
+    if namespace == "config.transactions" {
+        let records = sessions.records();
+        return Some(records.iter().map(|record| Arc::new(record.to_document())).collect());
+    }
+    let name = namespace.strip_prefix("local.")?;
+    let document = storage.local_document(name);
+    Some(document.into_iter().map(|document| Arc::new(document.clone())).collect())
+}
+
+pub(crate) fn match_documents(
+    documents: Vec<Arc<RawDocumentBuf>>,
+    matcher: &Matcher,
+) -> Result<Vec<Found>, CommandError> {
+    let mut found = Vec::new();
+    for (number, document) in documents.into_iter().enumerate() {
+        if matcher.matches(&*document)? {
+            let record = RecordId(number as u64 + 1);
+            found.push(Found { record, document, details: MatchDetails::default() });
+        }
+    }
+    Ok(found)
+}
+
+fn empty_reply(namespace: &str, at_cluster_time: Option<Ts>) -> Outcome {
+    match at_cluster_time {
+        None => list_reply(namespace, []),
+        Some(ts) => Outcome::Reply(rawdoc! {
+            "cursor": {
+                "id": 0_i64, "ns": namespace, "firstBatch": [],
+                "atClusterTime": Timestamp::from(ts),
+            },
+        }),
+    }
+}
+
+/// A hint must name an index that exists.
+///
+/// # Errors
+/// 2 BadValue.
+pub(crate) fn check_hint(
+    view: &CollectionView<'_>,
+    hint: Option<RawBsonRef<'_>>,
+) -> Result<(), CommandError> {
+    let exists = match hint {
+        None => true,
+        Some(RawBsonRef::String(name)) => view.indexes().any(|(spec, _)| &*spec.name == name),
+        Some(RawBsonRef::Document(key)) => {
+            key.is_empty()
+                || key.get("$natural").is_ok_and(|natural| natural.is_some())
+                || view.indexes().any(|(spec, _)| spec.key_pattern().as_bytes() == key.as_bytes())
+        }
+        Some(_) => {
+            return Err(CommandError::new(
+                error::FAILED_TO_PARSE,
+                "Hint must be a string or an object",
+            ));
+        }
+    };
+    if exists {
+        return Ok(());
+    }
+    Err(CommandError::new(
+        error::BAD_VALUE,
+        format!(
+            "error processing query: ns={} planner returned error :: caused by :: hint provided \
+             does not correspond to an existing index",
+            view.namespace()
+        ),
+    ))
+}
+
+/// The documents a filter finds in any namespace.
+fn find_all(
+    server: &Mongod,
+    namespace: &str,
+    at: ReadAt,
+    matcher: &Matcher,
+    collation: crate::mongod::query::collation::Collation,
+    limit: usize,
+) -> Result<Vec<Found>, CommandError> {
+    if let Some(documents) = computed_documents(&server.storage, &server.sessions, namespace) {
+        return match_documents(documents, matcher);
+    }
+    match server.storage.collection(namespace, at) {
+        Some(view) => find_matching(&view, matcher, collation, limit),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn count(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    let namespace = namespace(op)?;
+    let (mut query, mut skip, mut limit, mut hint) = (None, 0, 0_u64, None);
+    each_argument("count", &op.body, |field, value| {
+        let full = format!("count.{field}");
+        match field {
+            "query" => query = Some(document(&full, value)?),
+            "skip" => skip = non_negative("count", "skip", value)?,
+            // A negative limit is its absolute value.
+            "limit" => limit = safe_i64(&full, value)?.unsigned_abs(),
+            "hint" => hint = Some(value),
+            "collation" => {
+                document(&full, value)?;
+            }
+            "fields" => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let context = parse_context_with(server, now, op)?;
+    let empty = RawDocumentBuf::new();
+    let matcher = Matcher::parse(query.unwrap_or(&empty), &context)?;
+    let at = cursor::read_at(server, op, op.read_concern, None)?;
+    let view = server.storage.collection(&namespace, at);
+    if let Some(view) = &view {
+        check_hint(view, hint)?;
+    }
+    let whole = matcher.is_empty()
+        && computed_documents(&server.storage, &server.sessions, &namespace).is_none();
+    let all = if whole {
+        view.map_or(0, |view| view.count())
+    } else {
+        let wanted = if limit == 0 { u64::MAX } else { limit.saturating_add(skip) };
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        find_all(server, &namespace, at, &matcher, context.collation, wanted)?.len() as u64
+    };
+    let mut n = all.saturating_sub(skip);
+    if limit > 0 {
+        n = n.min(limit);
+    }
+    let mut reply = RawDocumentBuf::new();
+    super::catalog::append_count(&mut reply, cstr!("n"), n);
+    Ok(Outcome::Reply(reply))
+}
+
+/// The values of a distinct may take this many bytes.
+const MAX_DISTINCT_BYTES: usize = 16 << 20;
+
+fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    let namespace = namespace(op)?;
+    let (mut key, mut query) = (None, None);
+    each_argument("distinct", &op.body, |field, value| {
+        let full = format!("distinct.{field}");
+        match field {
+            "key" => key = Some(string(&full, value)?),
+            "query" if value == RawBsonRef::Null => {}
+            "query" => query = Some(document(&full, value)?),
+            "collation" => {
+                document(&full, value)?;
+            }
+            "hint" => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let key = key.ok_or_else(|| missing_field("distinct.key"))?;
+    if key.contains('\0') {
+        return Err(CommandError::new(31_032, "Key field cannot contain an embedded null byte"));
+    }
+    let context = parse_context_with(server, now, op)?;
+    let empty = RawDocumentBuf::new();
+    let matcher = Matcher::parse(query.unwrap_or(&empty), &context)?;
+    let at = cursor::read_at(server, op, op.read_concern, None)?;
+    let found = find_all(server, &namespace, at, &matcher, context.collation, usize::MAX)?;
+    let path = Path::new(key);
+    let mut seen = BTreeSet::new();
+    let mut values = RawArrayBuf::new();
+    let mut bytes = 0;
+    for found in &found {
+        let document = DocumentRef::from(&*found.document);
+        path.visit(document, LeafArray::Whole, &mut |value, _| {
+            let Some(value) = value else { return Ok(false) };
+            // An array at the end stands for its elements.
+            let elements: Vec<ValueRef<'_>> = match value.as_array() {
+                Some(array) => array.iter().collect(),
+                None => vec![value],
+            };
+            for element in elements {
+                let mut encoded = Vec::new();
+                append_key(&mut encoded, element, context.collation, false);
+                if seen.insert(encoded) {
+                    let element = RawBson::try_from(element.to_bson())
+                        .map_err(super::arguments::malformed)?;
+                    values.push(element);
+                }
+            }
+            bytes = values.as_bytes().len();
+            Ok::<bool, CommandError>(bytes > MAX_DISTINCT_BYTES)
+        })?;
+        if bytes > MAX_DISTINCT_BYTES {
+            return Err(CommandError::new(17_217, "distinct too big, 16mb cap"));
+        }
+    }
+    let mut reply = RawDocumentBuf::new();
+    reply.append(cstr!("values"), values);
+    if let Some(ts) = cursor::at_cluster_time(op, at) {
+        reply.append(cstr!("atClusterTime"), Timestamp::from(ts));
+    }
+    Ok(Outcome::Reply(reply))
+}

@@ -1,0 +1,82 @@
+//! Logical sessions: start, refresh, end.
+
+use bson::raw::cstr;
+use bson::{Binary, RawBsonRef, RawDocumentBuf, Uuid, rawdoc};
+use stepdown_driver::Instant;
+
+use super::arguments::{array, document, each_argument, first_value, malformed, wrong_type};
+use super::spec::{CommandSpec, Gate};
+use super::{Operation, Outcome};
+use crate::mongod::Mongod;
+use crate::mongod::error::CommandError;
+use crate::mongod::storage::uuid_of;
+
+const fn command(
+    names: &'static [&'static str],
+    run: fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>,
+) -> CommandSpec {
+    CommandSpec {
+        names,
+        gate: Gate::Always,
+        accepts_write_concern: false,
+        retryable_write: false,
+        admin_only: false,
+        run,
+    }
+}
+
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    command(&["startSession"], start),
+    command(&["refreshSessions"], refresh),
+    command(&["endSessions"], end),
+    command(&["killSessions"], kill),
+];
+
+fn start(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    each_argument("startSession", &op.body, |_, _| Ok(false))?;
+    let id = server.new_uuid();
+    let mut reply = rawdoc! { "id": { "id": Binary::from_uuid(id) } };
+    reply.append(cstr!("timeoutMinutes"), 30);
+    Ok(Outcome::Reply(reply))
+}
+
+/// The sessions a command names.
+fn sessions(command: &str, inner: &str, op: &Operation) -> Result<Vec<Uuid>, CommandError> {
+    each_argument(command, &op.body, |_, _| Ok(false))?;
+    let mut ids = Vec::new();
+    for (number, element) in
+        array(&format!("{command}.{command}"), first_value(&op.body)?)?.into_iter().enumerate()
+    {
+        let full = format!("{command}.{command}.{number}");
+        let session = document(&full, element.map_err(malformed)?)?;
+        let id = session.get("id").map_err(malformed)?;
+        let field = format!("{command}.{inner}.id");
+        ids.push(
+            uuid_of(id)
+                .ok_or_else(|| wrong_type(&field, id.unwrap_or(RawBsonRef::Null), "'binData'"))?,
+        );
+    }
+    Ok(ids)
+}
+
+/// Nothing to do: sessions are kept alive by their use, and none expires while it is used.
+fn refresh(_: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    sessions("refreshSessions", "refreshSessionsFromClient", op)?;
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
+
+fn end(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    for lsid in sessions("endSessions", "endSessionsFromClient", op)? {
+        server.cursors.close_session(lsid);
+        server.sessions.forget(lsid);
+    }
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
+
+/// Ends what the sessions are doing, but not what they have done.
+fn kill(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    for lsid in sessions("killSessions", "killSessionsFromClient", op)? {
+        server.cursors.close_session(lsid);
+    }
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
