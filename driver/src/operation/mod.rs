@@ -1,6 +1,6 @@
 //! Commands: how each request is built and its reply read, one file per family.
 //!
-//! A request is raw bytes from the start: [`BodyWriter`] puts each field where it belongs, documents
+//! A request is raw bytes from the start: `BodyWriter` puts each field where it belongs, documents
 //! of the caller are serialized once, and the executor adds the envelope (`$db`, `lsid`, ...) while
 //! it copies the body into the connection's buffer.
 

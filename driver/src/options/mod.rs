@@ -9,6 +9,12 @@ use std::time::Duration;
 
 use bson::Document;
 
+pub use crate::operation::{
+    AggregateOptions, CountOptions, CreateCollectionOptions, CreateIndexOptions, CursorType,
+    DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions, FindOneAndModifyOptions,
+    FindOptions, Hint, IndexOptions, InsertOptions, ReturnDocument, UpdateModifications,
+    UpdateOptions,
+};
 pub use concern::{Acknowledgment, ReadConcern, ReadConcernLevel, WriteConcern};
 pub use credential::{AuthMechanism, Credential};
 pub use read_preference::{

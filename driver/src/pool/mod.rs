@@ -1,6 +1,6 @@
 //! The connections to one server.
 //!
-//! [`PoolBook`] decides; this shell keeps the connections themselves and tells those who wait. There
+//! `PoolBook` decides; this shell keeps the connections themselves and tells those who wait. There
 //! is no task behind a pool: whoever needs a connection that does not exist yet opens it, and a guard
 //! gives the place back if it gives up.
 

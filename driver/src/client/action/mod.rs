@@ -1,0 +1,94 @@
+//! One builder per operation: options are set by methods, `.await` runs it.
+//!
+//! A builder owns all it needs: documents are serialized when it is made, so that it borrows nothing.
+
+mod manage;
+mod read;
+mod write;
+
+pub use self::manage::{
+    CreateCollection, CreateIndexes, Drop, DropDatabase, ListCollectionNames, ListCollections,
+    ListDatabases, ListIndexes, RunCommand,
+};
+pub use self::read::{Aggregate, Count, Distinct, EstimatedCount, Find, FindOne};
+pub use self::write::{Delete, FindOneAndModify, InsertMany, InsertOne, Update};
+use super::CollectionOptions;
+use crate::options::{ReadConcern, SelectionCriteria};
+
+/// Writes a setter per option, one for all options at once, and one for the session.
+macro_rules! builder {
+    (
+        impl[$($generics:tt)*] $action:ty, $options:ty,
+        { $($name:ident : $type:ty),* $(,)? },
+        into { $($into_name:ident : $into_type:ty),* $(,)? }
+    ) => {
+        impl<$($generics)*> $action {
+            $(
+                #[doc = concat!("Sets [`", stringify!($options), "::", stringify!($name), "`](crate::operation::", stringify!($options), ").")]
+                pub fn $name(mut self, value: $type) -> Self {
+                    self.options.$name = Some(value);
+                    self
+                }
+            )*
+            $(
+                #[doc = concat!("Sets [`", stringify!($options), "::", stringify!($into_name), "`](crate::operation::", stringify!($options), ").")]
+                pub fn $into_name(mut self, value: impl Into<$into_type>) -> Self {
+                    self.options.$into_name = Some(value.into());
+                    self
+                }
+            )*
+
+            /// Replaces all options.
+            pub fn with_options(mut self, options: impl Into<Option<$options>>) -> Self {
+                self.options = options.into().unwrap_or_default();
+                self
+            }
+        }
+        crate::client::action::session!(impl[$($generics)*] $action);
+    };
+}
+
+/// Writes the setter for the session.
+macro_rules! session {
+    (impl[$($generics:tt)*] $action:ty) => {
+        impl<$($generics)*> $action {
+            /// Runs it in `session`.
+            pub fn session(mut self, session: &ClientSession) -> Self {
+                self.session = Some(session.shared());
+                self
+            }
+        }
+    };
+}
+
+/// Makes an action a future.
+macro_rules! runs {
+    (impl[$($generics:tt)*] $action:ty => $output:ty $(, where $($bounds:tt)*)?) => {
+        impl<$($generics)*> IntoFuture for $action $(where $($bounds)*)? {
+            type Output = Result<$output>;
+            type IntoFuture = BoxFuture<'static, Self::Output>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.run())
+            }
+        }
+    };
+}
+
+use {builder, runs, session};
+
+/// What an operation uses: its own choice, or that of the collection.
+fn inherit<T: Clone>(own: &mut Option<T>, others: Option<&T>) {
+    if own.is_none() {
+        *own = others.cloned();
+    }
+}
+
+fn inherit_read(
+    criteria: &mut Option<SelectionCriteria>,
+    concern: &mut Option<ReadConcern>,
+    options: &CollectionOptions,
+) {
+    inherit(criteria, options.selection_criteria.as_ref());
+    inherit(concern, options.read_concern.as_ref());
+}
