@@ -147,7 +147,7 @@ impl Decimal {
     }
 
     /// The sum, rounded half to even to 34 digits.
-    pub fn add(self, other: Decimal) -> Decimal {
+    pub fn plus(self, other: Decimal) -> Decimal {
         match (self, other) {
             (Decimal::NaN, _) | (_, Decimal::NaN) => Decimal::NaN,
             (Decimal::Infinity { negative: a }, Decimal::Infinity { negative: b }) if a != b => {
@@ -420,7 +420,7 @@ mod tests {
                 "9.999999999999999999999999999999998E+67",
             ),
         ] {
-            let sum_of = |a: &str, b: &str| decimal(a).add(decimal(b)).to_bson().to_string();
+            let sum_of = |a: &str, b: &str| decimal(a).plus(decimal(b)).to_bson().to_string();
             assert_eq!(sum_of(a, b), sum, "{a} + {b}");
             let product_of = decimal(a).multiply(decimal(b)).to_bson().to_string();
             assert_eq!(product_of, product, "{a} * {b}");

@@ -239,12 +239,12 @@ pub enum OnOverflow {
 
 /// `a + b` with the server's promotions; `None` if one is no number or it overflows and must not.
 pub fn add(a: ValueRef<'_>, b: ValueRef<'_>, overflow: OnOverflow) -> Option<Bson> {
-    arithmetic(a, b, overflow, i64::checked_add, |a, b| a + b, Decimal::add)
+    arithmetic(a, b, overflow, i64::checked_add, |a, b| a + b, Decimal::plus)
 }
 
 /// `a - b` with the server's promotions; `None` if one is no number or it overflows and must not.
 pub fn subtract(a: ValueRef<'_>, b: ValueRef<'_>, overflow: OnOverflow) -> Option<Bson> {
-    let decimal = |a: Decimal, b: Decimal| a.add(b.negate());
+    let decimal = |a: Decimal, b: Decimal| a.plus(b.negate());
     arithmetic(a, b, overflow, i64::checked_sub, |a, b| a - b, decimal)
 }
 

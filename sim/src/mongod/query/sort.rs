@@ -48,10 +48,8 @@ impl SortPattern {
             if path.starts_with('$') {
                 return Err(CommandError::new(
                     16410,
-                    format!(
-                        "FieldPath field names may not start with '$'. Consider using $getField or \
-                         $setField."
-                    ),
+                    "FieldPath field names may not start with '$'. Consider using $getField or \
+                         $setField.",
                 ));
             }
             if let ValueRef::Document(meta) = value {

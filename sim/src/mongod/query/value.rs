@@ -10,6 +10,8 @@ use bson::{
     Binary, Bson, DbPointer, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp,
 };
 
+use crate::mongod::error::{self, CommandError};
+
 /// A BSON value, borrowed from raw bytes or from decoded BSON.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueRef<'a> {
@@ -479,10 +481,60 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// The `_id`-preserving conversion of a decoded document into bytes.
+/// The deepest nesting of documents and arrays that a server takes.
+pub const MAX_DEPTH: usize = 200;
+
+/// Refuses documents nested deeper than [`MAX_DEPTH`], and malformed ones. What reads documents in
+/// this room descends by recursion, so this must stand before it for whatever a client sends.
+///
+/// # Errors
+/// `Overflow` for too deep a nesting, `InvalidBSON` for malformed bytes.
+pub fn check_nesting(document: &RawDocument) -> Result<(), CommandError> {
+    let mut open = vec![document.iter_elements()];
+    while let Some(fields) = open.last_mut() {
+        let Some(element) = fields.next() else {
+            open.pop();
+            continue;
+        };
+        let value = element.and_then(|element| element.value());
+        match value {
+            Ok(RawBsonRef::Document(below)) => open.push(below.iter_elements()),
+            Ok(RawBsonRef::Array(below)) => open.push(below.iter_elements()),
+            Ok(RawBsonRef::JavaScriptCodeWithScope(code)) => open.push(code.scope.iter_elements()),
+            Ok(_) => {}
+            Err(reason) => {
+                return Err(CommandError::new(error::INVALID_BSON, reason.to_string()));
+            }
+        }
+        if open.len() > MAX_DEPTH {
+            let message = format!("BSONObj exceeded maximum nested object depth: {MAX_DEPTH}");
+            return Err(CommandError::new(error::OVERFLOW, message));
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a decoded document.
 ///
 /// # Panics
 /// If a key holds a NUL byte, which no document that came over the wire can.
 pub fn to_raw(document: &Document) -> RawDocumentBuf {
     RawDocumentBuf::try_from(document).expect("keys that came over the wire hold no NUL")
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{bson, doc};
+
+    use super::*;
+
+    #[test]
+    fn too_deep_a_nesting_is_refused_before_anything_descends_into_it() {
+        let nested = |depth: usize| {
+            let value = (1..depth).fold(bson!(1), |below, _| bson!([below]));
+            to_raw(&doc! { "a": value })
+        };
+        assert_eq!(check_nesting(&nested(MAX_DEPTH)), Ok(()));
+        assert_eq!(check_nesting(&nested(MAX_DEPTH + 1)).unwrap_err().code, error::OVERFLOW);
+    }
 }

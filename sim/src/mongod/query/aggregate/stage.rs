@@ -229,6 +229,7 @@ fn parse_count(value: ValueRef<'_>) -> Result<Stage, CommandError> {
     match name {
         "" => fail(40157, "the count field must be a non-empty string"),
         name if name.starts_with('$') => fail(40158, "the count field cannot be a $-prefixed path"),
+        name if name.contains('\0') => fail(40159, "the count field cannot contain '\\0'"),
         name if name.contains('.') => fail(40160, "the count field cannot contain '.'"),
         name => Ok(Stage::Count(name.to_owned())),
     }

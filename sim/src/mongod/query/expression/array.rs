@@ -51,7 +51,7 @@ impl SortBy {
     }
 
     /// Sorts stably; what is no document sorts by a pattern as an empty one.
-    pub(in crate::mongod::query) fn sort(&self, array: &mut Vec<Bson>) {
+    pub(in crate::mongod::query) fn sort(&self, array: &mut [Bson]) {
         let order = |a: &Bson, b: &Bson| compare_collated(a.into(), b.into(), self.collation);
         match &self.order {
             Order::Ascending => array.sort_by(order),
@@ -300,7 +300,11 @@ pub(super) fn slice(call: &Call<'_>) -> Result<Value, CommandError> {
     let length = array.len() as i64;
     let second = integer(1, "Second", 28725)?;
     let (from, count) = if call.arguments.len() == 2 {
-        if second < 0 { ((length + second.max(-length)).max(0), -second) } else { (0, second) }
+        if second < 0 {
+            ((length + second.max(-length)).max(0), second.saturating_neg())
+        } else {
+            (0, second)
+        }
     } else {
         let count = integer(2, "Third", 28727)?;
         if count <= 0 {

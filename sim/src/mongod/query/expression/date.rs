@@ -59,8 +59,8 @@ impl Civil {
         days_from_civil(self.year, self.month, self.day)
     }
 
-    fn to_millis(self) -> i64 {
-        self.days() * DAY + self.millis
+    fn to_millis(self) -> Option<i64> {
+        self.days().checked_mul(DAY)?.checked_add(self.millis)
     }
 
     fn day_of_year(self) -> i64 {
@@ -200,7 +200,7 @@ pub(super) fn parse_date(text: &str) -> Result<DateTime, CommandError> {
     let (day, time) =
         text.split_once(['T', ' ']).map_or((text, None), |(day, time)| (day, Some(time)));
     let mut parts = day.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (Some(Some(year)), Some(Some(month @ 1..=12)), Some(Some(day @ 1..=31))) =
+    let (Some(Some(year @ 0..=9999)), Some(Some(month @ 1..=12)), Some(Some(day @ 1..=31))) =
         (parts.next(), parts.next(), parts.next())
     else {
         return Err(wrong());
@@ -373,10 +373,12 @@ fn shifted(operator: &str, arguments: &[Value], sign: i64) -> Result<Value, Comm
     let amount = amount.checked_mul(sign).ok_or_else(overflow)?;
     let millis = match unit {
         Unit::Millis(unit) => unit.checked_mul(amount).and_then(|by| start.checked_add(by)),
-        Unit::Months(unit) => unit
-            .checked_mul(amount)
-            .filter(|months| months.abs() < 12_000_000)
-            .map(|months| Civil::of(start + offset).plus_months(months).to_millis() - offset),
+        Unit::Months(unit) => {
+            unit.checked_mul(amount).filter(|months| months.abs() < 12_000_000).and_then(|months| {
+                let local = Civil::of(start.saturating_add(offset)).plus_months(months);
+                local.to_millis()?.checked_sub(offset)
+            })
+        }
     };
     Ok(Some(Bson::DateTime(DateTime::from_millis(millis.ok_or_else(overflow)?))))
 }
@@ -434,7 +436,7 @@ pub(super) fn date_diff(arguments: &[Value]) -> Result<Value, CommandError> {
     let (start, end) = (date_argument("$dateDiff", start)?, date_argument("$dateDiff", end)?);
     let (unit, week) = (unit(by)?, week_start(start_of_week)?);
     let place = |millis: i64| bin(millis.saturating_add(offset), &unit, week);
-    Ok(Some(Bson::Int64(place(end) - place(start))))
+    Ok(Some(Bson::Int64(place(end).saturating_sub(place(start)))))
 }
 
 /// The month-based bins count from this year, as the server's do.
@@ -467,17 +469,22 @@ pub(super) fn date_trunc(arguments: &[Value]) -> Result<Value, CommandError> {
     let start = match unit {
         Unit::Months(months) => {
             let civil = Civil::of(local);
+            let width = months * size;
             let place = (civil.year - TRUNC_REFERENCE_YEAR) * 12 + civil.month - 1;
-            let place = place.div_euclid(months * size) * months * size + TRUNC_REFERENCE_YEAR * 12;
-            days_from_civil(place.div_euclid(12), place.rem_euclid(12) + 1, 1) * DAY
+            let place = place.div_euclid(width) * width + TRUNC_REFERENCE_YEAR * 12;
+            days_from_civil(place.div_euclid(12), place.rem_euclid(12) + 1, 1).checked_mul(DAY)
         }
         Unit::Millis(unit) => {
             // Weeks count from the first such day on or after the reference date, a Saturday.
-            let reference =
-                if unit == 7 * DAY { origin + (week - 7).rem_euclid(7) } else { origin } * DAY;
-            let width = unit.saturating_mul(size);
-            reference + (local - reference).div_euclid(width) * width
+            let days = if unit == 7 * DAY { origin + (week - 7).rem_euclid(7) } else { origin };
+            let (reference, width) = (days * DAY, unit.saturating_mul(size));
+            local.checked_sub(reference).and_then(|since| {
+                since.div_euclid(width).checked_mul(width)?.checked_add(reference)
+            })
         }
     };
-    Ok(Some(Bson::DateTime(DateTime::from_millis(start - offset))))
+    match start.and_then(|start| start.checked_sub(offset)) {
+        Some(start) => Ok(Some(Bson::DateTime(DateTime::from_millis(start)))),
+        None => fail(5_439_020, "$dateTrunc: the result does not fit into a date"),
+    }
 }

@@ -244,7 +244,7 @@ fn check_variable_name(name: &str) -> Result<(), CommandError> {
     if name == "CURRENT" {
         return Ok(());
     }
-    if !(first.is_ascii_lowercase() || !first.is_ascii()) {
+    if first.is_ascii() && !first.is_ascii_lowercase() {
         return failed(format!(
             "'{name}' starts with an invalid character for a user variable name"
         ));
@@ -268,7 +268,7 @@ fn parse_named(
 ) -> Result<Form, CommandError> {
     // `$getField: "a"` is short for `{field: "a"}`.
     let shorthand = name == "$getField"
-        && !value.as_document().is_some_and(|document| document.get("field").is_some());
+        && value.as_document().is_none_or(|document| document.get("field").is_none());
     if shorthand {
         let field = Expression::parse_bound(value, bindings)?;
         return Ok(Form::Named { function, arguments: vec![Some(field), Some(root())] });

@@ -261,6 +261,12 @@ pub(super) fn split_path(path: &str) -> Result<Vec<String>, CommandError> {
                 let message = "FieldPath field names may not be empty strings.";
                 return Err(CommandError::new(15998, message));
             }
+            if name.contains('\0') {
+                return Err(CommandError::new(
+                    16411,
+                    "FieldPath field names may not contain '\\0'.",
+                ));
+            }
             if name.starts_with('$') {
                 let message = "FieldPath field names may not start with '$'. Consider using \
                                $getField or $setField.";
@@ -339,9 +345,8 @@ fn parse_document(
             ));
         }
         if name.contains('.') {
-            let message = format!(
-                "FieldPath field names may not contain '.'. Consider using $getField or $setField."
-            );
+            let message =
+                "FieldPath field names may not contain '.'. Consider using $getField or $setField.";
             return Err(CommandError::new(16412, message));
         }
         fields.push((name.to_owned(), Expression::parse_bound(value, bindings)?));

@@ -100,6 +100,7 @@ pub(super) fn array_to_object(call: &Call<'_>) -> Result<Value, CommandError> {
                 return fail(40398, "Unrecognised input type format for $arrayToObject");
             }
         };
+        check_name(name)?;
         object.insert(name, value.clone());
     }
     Ok(Some(Bson::Document(object)))
@@ -117,9 +118,17 @@ pub(super) fn bson_size(call: &Call<'_>) -> Result<Value, CommandError> {
     }
 }
 
+/// A name must fit a C string.
+fn check_name(name: &str) -> Result<(), CommandError> {
+    if name.contains('\0') {
+        return fail(4_940_400, "Key field cannot contain an embedded null byte");
+    }
+    Ok(())
+}
+
 fn field_name<'a>(operator: &str, value: &'a Value) -> Result<&'a str, CommandError> {
     match value {
-        Some(Bson::String(name)) => Ok(name),
+        Some(Bson::String(name)) => check_name(name).map(|()| name.as_str()),
         value => fail(
             3_041_704,
             format!(

@@ -201,6 +201,11 @@ fn wrong_expressions_get_the_servers_errors() {
         (bson!({ "$nope": 1 }), 168, "Unrecognized expression '$nope'"),
         (bson!("$$nope"), 17276, "Use of undefined variable: nope"),
         (bson!({ "$add": ["$s"] }), 16554, "$add only supports numeric or date types, not string"),
+        (
+            bson!({ "$arrayToObject": [[["a\0b", 1]]] }),
+            4_940_400,
+            "Key field cannot contain an embedded null byte",
+        ),
         (bson!({ "$divide": [1, 0] }), 2, "can't $divide by zero"),
         (
             bson!({ "$eq": [1] }),

@@ -114,13 +114,15 @@ impl Matcher {
         matches!(&self.root, Node::All(nodes) if nodes.is_empty())
     }
 
-    /// The value the filter asks `path` to be equal to, if it asks that of every match.
+    /// The value the filter asks `path` to be equal to, if it asks that of every match: what an index
+    /// can be searched for. Arrays are none, for an index holds their elements.
     pub fn equality_on(&self, path: &str) -> Option<Bson> {
         let mut found = None;
         self.root.each_conjunct(&mut |node| {
             if let Node::Path { path: at, predicate: Predicate::Compare(Comparison::Eq, value) } =
                 node
                 && at.dotted() == path
+                && !matches!(value.value, Bson::Array(_))
             {
                 found.get_or_insert_with(|| value.value.clone());
             }
@@ -139,6 +141,7 @@ impl Matcher {
             if let Node::Path { path: at, predicate: Predicate::In { values, regexes, .. } } = node
                 && at.dotted() == path
                 && regexes.is_empty()
+                && !values.iter().any(|value| matches!(value, Bson::Array(_)))
             {
                 found.get_or_insert_with(|| values.clone());
             }

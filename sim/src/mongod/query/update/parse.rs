@@ -291,6 +291,11 @@ fn parse_operator(
                         element_text(dotted, value)
                     ));
                 };
+                if to.contains('\0') {
+                    return bad_value(
+                        "The 'to' field for $rename cannot contain an embedded null byte",
+                    );
+                }
                 let components = parse_path(to)?;
                 let dynamic = |path: &[Component]| {
                     path.iter().any(|component| !matches!(component, Component::Name(_)))
