@@ -181,8 +181,7 @@ impl Mongod {
 
     /// When [`Input::Timeout`] is due; [`Instant::NEVER`] if never.
     pub fn next_timeout(&self) -> Instant {
-        let heartbeats = self.repl.heartbeat_due.iter().copied();
-        heartbeats.fold(self.timers.next(), Instant::min)
+        self.timers.next().min(self.repl.heartbeats.next())
     }
 
     /// kill -9: what stays on disk, without what was not journaled; and how many oplog entries were lost.
@@ -386,6 +385,7 @@ impl Mongod {
                 Timer::Votes => self.fire_votes(now),
             }
         }
+        self.timers.refresh();
     }
 
     fn on_peer_request(&mut self, now: Instant, reply_to: ReplyTo, request: PeerRequest) {

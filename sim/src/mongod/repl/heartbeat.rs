@@ -44,8 +44,11 @@ impl SpareBoxes {
 impl Mongod {
     /// Sends what is due, and gives up on what was not answered in time.
     pub(crate) fn fire_heartbeats(&mut self, now: Instant) {
-        for index in 0..self.repl.heartbeat_due.len() {
-            if self.repl.heartbeat_due[index] > now {
+        if self.repl.heartbeats.next() > now {
+            return;
+        }
+        for index in 0..self.repl.heartbeats.len() {
+            if !self.repl.heartbeats.is_due(index, now) {
                 continue;
             }
             if self.repl.members[index].rpc.take().is_some() {
@@ -56,6 +59,7 @@ impl Mongod {
                 self.send_heartbeat(now, index);
             }
         }
+        self.repl.heartbeats.refresh();
     }
 
     /// Sends heartbeats to everyone now: an election was won, or something new was heard.
@@ -118,7 +122,8 @@ impl Mongod {
         let peer = member.peer;
         let knows_us = member.config_version == version && member.config_term == term;
         // All tries of one heartbeat share one time budget.
-        self.repl.heartbeat_due[index] = member.first_try_at + timeout;
+        let by = member.first_try_at + timeout;
+        self.repl.heartbeats.set(index, by);
         let heartbeat = self.heartbeat_to(!knows_us, false);
         self.request(peer, rpc, PeerRequest::Heartbeat(heartbeat));
     }
@@ -186,10 +191,15 @@ impl Mongod {
             let member = &mut self.repl.members[index];
             member.last_update = now;
             member.last_request = Some(now);
+            let idle = member.rpc.is_none();
             let says_primary = request.primary_id == request.from_id && request.primary_id >= 0;
-            if says_primary && request.term >= self.repl.term && self.repl.primary != Some(index) {
+            if idle
+                && says_primary
+                && request.term >= self.repl.term
+                && self.repl.primary != Some(index)
+            {
                 // Something new: look at everybody now rather than at the next interval.
-                self.repl.heartbeat_due[index] = self.repl.heartbeat_due[index].min(now);
+                self.repl.heartbeats.set(index, now);
             }
         }
         if !request.check_empty {
@@ -302,7 +312,8 @@ impl Mongod {
         member.tries = 0;
         member.last_reply = Some(now);
         member.heard_since_win = true;
-        self.repl.heartbeat_due[index] = now + self.heartbeat_interval();
+        let next = now + self.heartbeat_interval();
+        self.repl.heartbeats.set(index, next);
         self.mark_down(now, index, why);
         self.catch_up_heard(now);
     }
@@ -333,7 +344,7 @@ impl Mongod {
 
     fn heartbeat_succeeded(&mut self, now: Instant, index: usize, reply: &HeartbeatReply) {
         let interval = self.heartbeat_interval();
-        self.repl.heartbeat_due[index] = now + interval;
+        self.repl.heartbeats.set(index, now + interval);
         let first_contact;
         {
             let member = &mut self.repl.members[index];

@@ -355,7 +355,8 @@ impl Mongod {
         for timer in Timer::ALL {
             self.timers.stop(timer);
         }
-        self.repl.heartbeat_due.fill(Instant::NEVER);
+        self.timers.refresh();
+        self.repl.heartbeats.stop_all();
         self.outputs.push_back(Output::Exited { code: 0, why: why.to_owned() });
     }
 

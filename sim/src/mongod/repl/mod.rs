@@ -13,6 +13,7 @@ use bson::oid::ObjectId;
 use stepdown_driver::Instant;
 
 use super::optime::{OpTime, Ts};
+use super::timer::HeartbeatTimers;
 use super::{PeerId, RpcId};
 use crate::trace::MemberState;
 use config::ReplSetConfig;
@@ -69,8 +70,7 @@ pub(crate) struct Repl {
     pub self_index: Option<usize>,
     /// What is known of each member, by index in the configuration; one's own entry stays empty.
     pub members: Vec<Member>,
-    /// When each member is due for a heartbeat, or its heartbeat for a timeout.
-    pub heartbeat_due: Vec<Instant>,
+    pub heartbeats: HeartbeatTimers,
     pub term: i64,
     pub last_vote: LastVote,
     pub leader: Option<Box<Leader>>,
@@ -123,7 +123,7 @@ impl Repl {
             config: None,
             self_index: None,
             members: Vec::new(),
-            heartbeat_due: Vec::new(),
+            heartbeats: HeartbeatTimers::new(0, Instant::NEVER),
             term: 0,
             last_vote: LastVote { term: 0, candidate_index: -1 },
             leader: None,

@@ -19,7 +19,7 @@ use crate::mongod::error::{
 use crate::mongod::oplog_entry::{OpKind, OplogEntry};
 use crate::mongod::optime::OpTime;
 use crate::mongod::peer::{PeerFailure, PeerReply};
-use crate::mongod::timer::Timer;
+use crate::mongod::timer::{HeartbeatTimers, Timer};
 use crate::mongod::{Mongod, RpcId, WAKE_STATE};
 use crate::trace::{EventKind, MemberState};
 
@@ -582,11 +582,11 @@ impl Mongod {
             sync.copied = None;
             self.timers.set(Timer::Sync, now);
         }
-        self.repl.heartbeat_due = vec![now; config.members.len()];
+        self.repl.heartbeats = HeartbeatTimers::new(config.members.len(), now);
         if let Some(own) = self.repl.self_index {
-            self.repl.heartbeat_due[own] = Instant::NEVER;
+            self.repl.heartbeats.set(own, Instant::NEVER);
         } else {
-            self.repl.heartbeat_due.fill(Instant::NEVER);
+            self.repl.heartbeats.stop_all();
         }
         self.timers.set(Timer::Liveness, now + self.election_timeout());
         self.event(now, || EventKind::ConfigInstalled {
