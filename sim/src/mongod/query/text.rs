@@ -2,8 +2,6 @@
 
 use std::fmt::Write;
 
-use bson::Decimal128;
-
 use super::value::{DocumentRef, ValueRef};
 
 /// `{ a: 1, b: "x" }`.
@@ -28,7 +26,7 @@ pub fn value_text(value: ValueRef<'_>) -> String {
         ValueRef::Int32(value) => value.to_string(),
         ValueRef::Int64(value) => value.to_string(),
         ValueRef::Double(value) => double_text(value),
-        ValueRef::Decimal128(value) => decimal_text(value),
+        ValueRef::Decimal128(value) => value.to_string(),
         ValueRef::String(text) | ValueRef::Symbol(text) => format!("\"{text}\""),
         ValueRef::Document(document) => document_text(document),
         ValueRef::Array(array) => {
@@ -69,10 +67,6 @@ pub fn double_text(value: f64) -> String {
         format!("{value}")
     };
     if text.contains(['.', 'e']) { text } else { text + ".0" }
-}
-
-fn decimal_text(value: Decimal128) -> String {
-    value.to_string()
 }
 
 #[cfg(test)]

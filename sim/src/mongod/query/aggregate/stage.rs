@@ -149,10 +149,7 @@ impl Stage {
                 documents.drain(..skip);
                 Ok(documents)
             }
-            Stage::Count(name) if documents.is_empty() => {
-                let _ = name;
-                Ok(Vec::new())
-            }
+            Stage::Count(_) if documents.is_empty() => Ok(Vec::new()),
             Stage::Count(name) => {
                 let mut counted = Document::new();
                 counted.insert(name, count(documents.len()));
