@@ -4,6 +4,7 @@
 //! that they are skipped.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use std::future::IntoFuture;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -344,8 +345,6 @@ async fn secondary_reads(client: &Client) {
     assert!(balance.iter().filter(|(a, _)| **a != primary).all(|(_, n)| (60..=140).contains(n)));
 }
 
-use std::future::IntoFuture;
-
 #[test]
 fn one_client_outlives_the_runtime_it_was_made_in() {
     let Some(members) = start_three("runtimes") else { return };
@@ -368,4 +367,82 @@ fn one_client_outlives_the_runtime_it_was_made_in() {
         update.update_many(doc! {}, doc! { "$set": { "x": 1 } }).await.unwrap();
         client.close().await;
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn cancelled_operations_and_step_downs_leave_the_pools_sound() {
+    let Some(members) = start_three("storm") else { return };
+    initiate(&members).await;
+    let more = "&maxPoolSize=5&waitQueueTimeoutMS=2000&maxIdleTimeMS=500&minPoolSize=2";
+    let client = Client::with_uri_str(uri(&members, more)).await.unwrap();
+    let things = client.database("d").collection::<Document>("things");
+    things.insert_one(doc! { "_id": -1 }).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(8);
+    let mut tasks = Vec::new();
+    for task in 0..32_u64 {
+        let things = things.clone();
+        tasks.push(tokio::spawn(async move {
+            let (mut done, mut failed, mut given_up) = (0, 0, 0);
+            for round in 0_u64.. {
+                if Instant::now() > until {
+                    break;
+                }
+                let id = (task * 1_000_000 + round) as i64;
+                let work = async {
+                    if round % 3 == 0 {
+                        things.insert_one(doc! { "_id": id }).await.map(|_| ())
+                    } else if round % 3 == 1 {
+                        let everybody = ReadPreference::nearest();
+                        let found =
+                            things.find(doc! {}).batch_size(3).selection_criteria(everybody);
+                        let mut cursor = found.await?;
+                        for _ in 0..10 {
+                            cursor.try_next().await?;
+                        }
+                        Ok(())
+                    } else {
+                        things
+                            .update_one(doc! { "_id": -1 }, doc! { "$inc": { "n": 1 } })
+                            .await
+                            .map(|_| ())
+                    }
+                };
+                // A pseudo-random patience, mostly too short.
+                let patience =
+                    Duration::from_micros((id as u64).wrapping_mul(2_654_435_761) % 20_000);
+                match tokio::time::timeout(patience, work).await {
+                    Ok(Ok(())) => done += 1,
+                    Ok(Err(_)) => failed += 1,
+                    Err(_) => given_up += 1,
+                }
+            }
+            (done, failed, given_up)
+        }));
+    }
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let step_down =
+            doc! { "replSetStepDown": 3, "secondaryCatchUpPeriodSecs": 1, "force": true };
+        let _ = client.database("admin").run_command(step_down).await;
+    }
+    let mut total = (0, 0, 0);
+    for task in tasks {
+        let (done, failed, given_up) = task.await.unwrap();
+        total = (total.0 + done, total.1 + failed, total.2 + given_up);
+    }
+    println!("done, failed, given up: {total:?}");
+    assert!(total.0 > 100, "{total:?}");
+    things.find_one(doc! {}).await.unwrap().unwrap();
+    // What was closed in the background has settled: nothing is lent out or waited for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for stats in client.stats() {
+        println!("{stats:?}");
+        assert_eq!(
+            (stats.in_flight, stats.pool.in_use, stats.pool.waiting),
+            (0, 0, 0),
+            "{stats:?}"
+        );
+        assert!(stats.pool.idle <= 5, "{stats:?}");
+    }
+    client.close().await;
 }
