@@ -1,4 +1,34 @@
 //! A MongoDB replica set driver that reaches the outside through one transport trait.
+//!
+//! Names and builder style are those of the crate `mongodb`. [`Client::with_uri_str`] talks TCP (feature
+//! `tcp`, on by default); [`Client::with_transport`] talks through whatever implements
+//! [`Transport`](transport::Transport), a simulated set for one. The core depends on no runtime, clock
+//! or source of random numbers.
+//!
+//! ```no_run
+//! use bson::{Document, doc};
+//! use stepdown_driver::{Client, Result};
+//!
+//! # async fn example() -> Result<()> {
+//! let client = Client::with_uri_str("mongodb://localhost:27017/?replicaSet=foo").await?;
+//! let notes = client.database("app").collection::<Document>("notes");
+//! notes.insert_one(doc! { "text": "written once, whoever is primary" }).await?;
+//! let primary = client.topology().primary().map(|server| server.address.clone());
+//! println!("the primary is {primary:?}");
+//! let mut cursor = notes.find(doc! {}).sort(doc! { "_id": -1 }).limit(5).await?;
+//! while let Some(note) = cursor.try_next().await? {
+//!     println!("{note}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rooms
+//!
+//! What decides is pure and takes the time as an argument: `sdam` (what is believed), `selection`, the
+//! books of a `pool`, the state of a `monitor`, the retry policy. What moves bytes is the operation's
+//! own future: it borrows a connection, writes and reads on the caller's task, and gives it back.
+//! Dropping such a future is safe: if its reply is still owed, the next borrower reads it first.
 
 pub mod client;
 mod connection;

@@ -31,7 +31,7 @@ pub use self::crud::{
 pub use self::cursor::Cursor;
 pub use self::database::Database;
 pub use self::session::{ClientSession, SessionOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Cluster, Reply, ServerStats, execute};
 use crate::operation::{Command, integer, list_databases, run_command};
 use crate::options::{ClientOptions, SelectionCriteria, Tls};
@@ -39,7 +39,7 @@ use crate::sdam::TopologyDescription;
 use crate::session::{SessionSlot, SharedSession};
 use crate::time::Instant;
 use crate::transport::Transport;
-use crate::uri::ServerAddress;
+use crate::uri::{ConnectionString, ServerAddress};
 
 /// How many sessions one `endSessions` may name.
 const MAX_ENDED_SESSIONS: usize = 10_000;
@@ -98,7 +98,8 @@ impl Client {
     /// `InvalidArgument` for a connection string that is not one or asks for what is not supported.
     #[cfg(feature = "tcp")]
     pub async fn with_uri_str(uri: impl AsRef<str>) -> Result<Self> {
-        Client::with_options(ClientOptions::parse_str(uri)?)
+        let transport = Arc::new(crate::transport::tcp::TcpTransport::new());
+        Client::with_uri_str_and_transport(uri, transport).await
     }
 
     /// A client over TCP.
@@ -108,6 +109,26 @@ impl Client {
     #[cfg(feature = "tcp")]
     pub fn with_options(options: ClientOptions) -> Result<Self> {
         Client::with_transport(options, Arc::new(crate::transport::tcp::TcpTransport::new()))
+    }
+
+    /// A client that reaches its deployment through `transport`, which also looks up the hosts of a
+    /// `mongodb+srv://` string.
+    ///
+    /// # Errors
+    /// As [`Client::with_transport`], and `DnsResolve` if the hosts cannot be found.
+    pub async fn with_uri_str_and_transport(
+        uri: impl AsRef<str>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self> {
+        let mut parsed = ConnectionString::parse(uri.as_ref())?;
+        if let Some(name) = parsed.srv_name() {
+            let records = transport.resolve_srv(&name).await.map_err(|error| {
+                let message = format!("the SRV records of {name} cannot be looked up: {error}");
+                Error::new(ErrorKind::DnsResolve { message })
+            })?;
+            parsed = parsed.resolve_with(&records, || transport.random())?;
+        }
+        Client::with_transport(parsed.into_options()?, transport)
     }
 
     /// A client that reaches its deployment through `transport`.

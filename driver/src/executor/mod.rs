@@ -119,8 +119,8 @@ impl Operation<'_> {
         let (server, topology) = selected.map_err(|error| {
             Box::new(Failure { server: None, phase: Phase::Selection, error, reply: None })
         })?;
-        let for_read = matches!(command.target, Target::Readable(_)) || command.name == "getMore";
-        server.counters.selected(for_read);
+        // A getMore goes where its cursor is: that was chosen before.
+        server.counters.selected(matches!(command.target, Target::Readable(_)));
         if again {
             server.counters.retried();
         }
