@@ -126,7 +126,7 @@ impl Mongod {
             self.repl.applied = position;
             self.repl.durable = position;
             self.repl.cluster_time = last.optime.ts;
-            self.sessions.rebuild(self.storage.oplog().iter());
+            self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
         }
         let config = self.storage.local_document("system.replset").and_then(|document| {
             let document = Document::try_from(document.as_ref()).ok()?;

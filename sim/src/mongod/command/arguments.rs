@@ -1,6 +1,6 @@
 //! Reading a command's arguments strictly, with the server's words for what is wrong.
 
-use bson::{RawArray, RawBsonRef, RawDocument};
+use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::Operation;
 use crate::mongod::error::{self, CommandError};
@@ -77,6 +77,17 @@ pub(crate) fn each_field<'a>(
         }
     }
     Ok(())
+}
+
+/// The command without the arguments that every command takes.
+pub(crate) fn own_arguments(body: &RawDocument) -> RawDocumentBuf {
+    let mut own = RawDocumentBuf::new();
+    for (key, value) in body.iter().map_while(Result::ok) {
+        if !GENERIC.contains(&key.as_str()) {
+            own.append(key, value);
+        }
+    }
+    own
 }
 
 /// The value of the command's own field.

@@ -192,6 +192,7 @@ fn create(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
         );
     }
     check_writable(&namespace)?;
+    check_validator(server, now, op)?;
     if let Some(view) = server.storage.collection(&namespace, ReadAt::Newest) {
         // Since 7.0 the same collection may be created again.
         let same = view.options().as_bytes() == options.as_bytes();
@@ -205,6 +206,14 @@ fn create(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
     }
     log_create(server, now, op, &namespace, options)?;
     Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
+
+/// A `validator` must be a filter.
+fn check_validator(server: &Mongod, now: Instant, op: &Operation) -> Result<(), CommandError> {
+    match op.body.get_document("validator") {
+        Ok(validator) => parse_filter(server, now, op, Some(validator)).map(|_| ()),
+        Err(_) => Ok(()),
+    }
 }
 
 fn log_drop(
@@ -266,7 +275,7 @@ fn drop_database(
         log_drop(server, now, op, &name)?;
     }
     log(server, now, op, command_entry(&op.db, None, rawdoc! { "dropDatabase": 1 }, None))?;
-    Ok(Outcome::Reply(rawdoc! { "dropped": op.db.as_str() }))
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
 
 fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
@@ -312,16 +321,23 @@ fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
             "This simulated server does not rename collections across databases",
         ));
     }
-    let target = server.storage.collection(to, ReadAt::Newest).map(|view| view.uuid());
+    let target = server.storage.collection(to, ReadAt::Newest);
+    let target = target.map(|view| (view.uuid(), view.count()));
+    let mut object2 = None;
     let mut object = rawdoc! { "renameCollection": from, "to": to, "stayTemp": false };
     match target {
         Some(_) if !drop_target => {
             return Err(CommandError::new(error::NAMESPACE_EXISTS, "target namespace exists"));
         }
-        Some(target) => object.append(cstr!("dropTarget"), Binary::from_uuid(target)),
+        Some((target, records)) => {
+            object.append(cstr!("dropTarget"), Binary::from_uuid(target));
+            let mut dropped = RawDocumentBuf::new();
+            append_count(&mut dropped, cstr!("numRecords"), records);
+            object2 = Some(dropped);
+        }
         None => {}
     }
-    log(server, now, op, command_entry(from_db, Some(uuid), object, None))?;
+    log(server, now, op, command_entry(from_db, Some(uuid), object, object2))?;
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
 
@@ -350,6 +366,7 @@ fn coll_mod(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
         append(&mut changes, field, value);
         Ok(true)
     })?;
+    check_validator(server, now, op)?;
     let Some(view) = server.storage.collection(&namespace, ReadAt::Newest) else {
         return Err(CommandError::new(error::NAMESPACE_NOT_FOUND, "ns does not exist"));
     };

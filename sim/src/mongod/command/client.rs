@@ -91,8 +91,9 @@ impl Mongod {
         }
     }
 
-    /// Entering ROLLBACK or REMOVED closes everybody's connection.
+    /// Entering ROLLBACK or REMOVED closes everybody's connection, and every cursor.
     pub(crate) fn close_all_clients(&mut self) {
+        self.cursors.close_all();
         let all: Vec<ConnectionId> = self.clients.connections.keys().copied().collect();
         for connection in all {
             self.close_client(connection);

@@ -161,14 +161,14 @@ impl Cursors {
         self.by_id.retain(|_, cursor| cursor.lsid != Some(lsid));
     }
 
+    /// Closes the cursors of all sessions.
+    pub(crate) fn close_sessions(&mut self) {
+        self.by_id.retain(|_, cursor| cursor.lsid.is_none());
+    }
+
     /// Closes every cursor: the process rolls back, or leaves the set.
     pub(crate) fn close_all(&mut self) {
         self.by_id.clear();
-    }
-
-    /// How many are open.
-    pub(crate) fn len(&self) -> usize {
-        self.by_id.len()
     }
 
     /// Closes what nobody used for ten minutes; looked at on use, at most once a minute.
@@ -266,7 +266,6 @@ fn get_more(
     })?;
     let collection = collection.ok_or_else(|| missing_field("getMore.collection"))?;
     server.cursors.sweep(now);
-    // Taken out while it is read from: what fails closes it.
     let Some(cursor) = server.cursors.by_id.get_mut(&id) else {
         return Err(CommandError::new(
             error::CURSOR_NOT_FOUND,
@@ -303,6 +302,7 @@ fn get_more(
         ));
     }
     cursor.used = now;
+    // Taken out while it is read from: what fails closes it.
     let mut cursor = server.cursors.by_id.remove(&id).expect("looked up just now");
     let at = read_at(server, operation, cursor.read_concern, cursor.at_cluster_time)?;
     let mut batch = Batch::new(if batch_size == 0 { u64::MAX } else { batch_size });

@@ -7,7 +7,7 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
 use super::arguments::{
-    check_writable, document, each_argument, namespace, safe_boolean, safe_i64,
+    check_writable, document, each_argument, namespace, own_arguments, safe_boolean, safe_i64,
 };
 use super::context::parse_context_with;
 use super::read::check_hint;
@@ -220,7 +220,7 @@ fn retried(
                 40_607,
                 format!(
                     "No {wanted}-image available for findAndModify retry request:{}",
-                    shell_document(&op.body)
+                    shell_document(&own_arguments(&op.body))
                 ),
             )
         })
@@ -248,7 +248,7 @@ fn retried(
             format!(
                 "findAndModify retry request: {} is not compatible with previous write in the \
                  transaction of type: {}",
-                shell_document(&op.body),
+                shell_document(&own_arguments(&op.body)),
                 kind.letter()
             ),
         )),

@@ -8,7 +8,7 @@ use super::arguments::{array, document, each_argument, first_value, malformed, w
 use super::spec::{CommandSpec, Gate};
 use super::{Operation, Outcome};
 use crate::mongod::Mongod;
-use crate::mongod::error::CommandError;
+use crate::mongod::error::{self, CommandError};
 use crate::mongod::storage::uuid_of;
 
 const fn command(
@@ -30,6 +30,8 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     command(&["refreshSessions"], refresh),
     command(&["endSessions"], end),
     command(&["killSessions"], kill),
+    command(&["killAllSessions"], kill_all),
+    command(&["killAllSessionsByPattern"], kill_all),
 ];
 
 fn start(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
@@ -78,5 +80,20 @@ fn kill(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, Comm
     for lsid in sessions("killSessions", "killSessionsFromClient", op)? {
         server.cursors.close_session(lsid);
     }
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
+
+/// Ends what all sessions are doing: an empty array means everybody's.
+fn kill_all(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    let name = op.name.as_str();
+    each_argument(name, &op.body, |_, _| Ok(false))?;
+    let named = array(&format!("{name}.{name}"), first_value(&op.body)?)?;
+    if !named.is_empty() {
+        return Err(CommandError::new(
+            error::COMMAND_NOT_SUPPORTED,
+            format!("This simulated server has no users: {name} takes an empty array"),
+        ));
+    }
+    server.cursors.close_sessions();
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }

@@ -48,13 +48,39 @@ impl Server {
             .handle(now, Input::ClientOpened { connection: CLIENT, remote: "client:1".into() });
         let config = doc! { "_id": "foo", "members": [{ "_id": 0, "host": "a:27017" }] };
         server.ok("admin", doc! { "replSetInitiate": config });
+        server.wait_until_writable();
+        server
+    }
+
+    fn connect(&mut self) {
+        let remote = "client:1".into();
+        self.mongod.handle(self.now, Input::ClientOpened { connection: CLIENT, remote });
+    }
+
+    fn wait_until_writable(&mut self) {
         for _ in 0..1000 {
-            if server.mongod.status().writable {
-                return server;
+            if self.mongod.status().writable {
+                return;
             }
-            server.pass_time();
+            self.pass_time();
         }
         panic!("a set of one elects itself");
+    }
+
+    /// A crash, a restart, a new connection.
+    fn restart(&mut self) {
+        let options = self.mongod.options.clone();
+        let new = Mongod::start(
+            self.now,
+            options.clone(),
+            DataFiles::default(),
+            RandomStream::new(2, "a"),
+        );
+        let (files, lost) = std::mem::replace(&mut self.mongod, new).kill();
+        assert_eq!(lost, 0, "every write here waits for the journal");
+        self.mongod = Mongod::start(self.now, options, files, RandomStream::new(3, "a"));
+        self.connect();
+        self.wait_until_writable();
     }
 
     /// Moves on to the next timeout.

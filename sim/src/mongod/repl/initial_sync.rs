@@ -146,10 +146,9 @@ impl Mongod {
     fn finish_initial_sync(&mut self, now: Instant, copied: ClonedData) {
         let documents = copied.data.document_count();
         let entry = copied.entry;
-        let sessions = copied.data.sessions().to_vec();
         self.storage.install(copied.data, entry.clone());
         self.storage.flush_journal();
-        self.sessions.rebuild_after_sync(&sessions, self.storage.oplog().iter());
+        self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
         let position = Position { optime: entry.optime, wall_millis: entry.wall_millis };
         self.repl.applied = position;
         self.repl.durable = position;

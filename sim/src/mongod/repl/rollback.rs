@@ -112,7 +112,7 @@ impl Mongod {
         let undone = self.storage.rollback_to(common);
         let entry = self.storage.oplog().last().expect("the common point stays").clone();
         assert_eq!(entry.optime, common, "a rollback ends at the common point");
-        self.sessions.rebuild(self.storage.oplog().iter());
+        self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
         self.bump_rbid();
         let position = Position { optime: common, wall_millis: entry.wall_millis };
         self.repl.applied = position;

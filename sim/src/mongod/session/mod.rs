@@ -106,21 +106,16 @@ impl Sessions {
         }
     }
 
-    /// Starts anew from the entries in the oplog, oldest first: after a restart or a rollback.
-    pub fn rebuild<'a>(&mut self, entries: impl Iterator<Item = &'a Arc<OplogEntry>>) {
-        self.rebuild_after_sync(&[], entries);
-    }
-
-    /// Starts anew after an initial sync: from the records it cloned
-    /// (`storage::Snapshot::sessions`), and from the entries in the oplog. What those sessions executed
-    /// before the clone is known to have happened, but not what it answered.
-    pub fn rebuild_after_sync<'a>(
+    /// Starts anew after a restart, a rollback or an initial sync: from the entries in the oplog,
+    /// oldest first, and from what is known of sessions beyond it (`Storage::past_sessions`): those
+    /// executed something, but what it answered is not known any more.
+    pub fn rebuild<'a>(
         &mut self,
-        cloned: &[SessionRecord],
+        past: impl Iterator<Item = &'a SessionRecord>,
         entries: impl Iterator<Item = &'a Arc<OplogEntry>>,
     ) {
         *self = Sessions::default();
-        for record in cloned {
+        for record in past {
             let session = Session {
                 txn_number: record.txn_number,
                 last_write: record.last_write,
@@ -287,9 +282,9 @@ mod tests {
         let entries = [write(1, 1, vec![0]), write(2, 1, vec![1])];
         entries.iter().for_each(|entry| sessions.observe(entry));
         let records = sessions.records();
-        sessions.rebuild(entries[..1].iter());
+        sessions.rebuild([].iter(), entries[..1].iter());
         assert_eq!(sessions.executed(LSID, 1, 1), Ok(None));
-        sessions.rebuild_after_sync(&records, [].iter());
+        sessions.rebuild(records.iter(), [].iter());
         assert_eq!(sessions.executed(LSID, 1, 1).unwrap_err().code, 217);
         sessions.begin(LSID, 2).unwrap();
         assert_eq!(sessions.executed(LSID, 2, 1), Ok(None));

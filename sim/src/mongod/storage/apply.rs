@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, Weak};
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
+use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 
 use super::catalog::Catalog;
-use super::diff;
 use super::index::IndexSpec;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::{CachedWork, EntryCache, InnerOperation, OpKind, OplogEntry};
 use crate::mongod::optime::Ts;
+use crate::mongod::query::apply_diff;
+use crate::mongod::query::value::to_raw;
 
 /// Applies one entry at its timestamp.
 ///
@@ -165,7 +166,7 @@ impl OperationRef<'_> {
         let after = match self.cached_post_image(&before) {
             Some(after) => after,
             None => {
-                let after = Arc::new(diff::apply(&before, diff)?);
+                let after = Arc::new(apply_diff_to(&before, diff)?);
                 if let Some(cache) = self.cache {
                     let _ = cache.0.set(CachedWork::PostImage {
                         before: Arc::downgrade(&before),
@@ -290,6 +291,14 @@ impl OperationRef<'_> {
             other => Err(bad_entry(other)),
         }
     }
+}
+
+fn apply_diff_to(before: &RawDocument, diff: &RawDocument) -> Result<RawDocumentBuf, CommandError> {
+    let decode = |document: &RawDocument| {
+        Document::try_from(document)
+            .map_err(|error| CommandError::new(error::INVALID_BSON, error.to_string()))
+    };
+    Ok(to_raw(&apply_diff(&decode(before)?, &decode(diff)?)?))
 }
 
 fn id_of(document: &RawDocument) -> Result<RawBsonRef<'_>, CommandError> {

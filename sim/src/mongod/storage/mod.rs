@@ -15,12 +15,11 @@ use super::command::ReadAt;
 use super::error::CommandError;
 use super::oplog_entry::{OpKind, OplogEntry};
 use super::optime::{OpTime, Ts};
-use super::session::SessionRecord;
+use super::session::{SESSION_TIMEOUT_MILLIS, SessionRecord};
 
 mod apply;
 mod catalog;
 mod collection;
-mod diff;
 mod index;
 mod oplog;
 mod record;
@@ -29,7 +28,6 @@ mod view;
 
 pub use apply::inner_operations;
 pub(crate) use apply::uuid_of;
-pub use diff::apply as apply_diff;
 pub use index::IndexSpec;
 pub use oplog::{DEFAULT_OPLOG_BYTES, Oplog};
 pub use record::RecordId;
@@ -46,6 +44,7 @@ pub struct Storage {
     oldest_wanted: Ts,
     oldest: Ts,
     local: BTreeMap<String, RawDocumentBuf>,
+    past_sessions: BTreeMap<Uuid, SessionRecord>,
 }
 
 /// What of a store is on disk. The default is an empty dbpath.
@@ -151,7 +150,10 @@ impl Storage {
         }
         self.oplog.push(entry);
         if self.oplog.is_over_cap() {
-            self.oplog.truncate(self.stable.min(self.durable.ts));
+            let past_sessions = &mut self.past_sessions;
+            self.oplog.truncate(self.stable.min(self.durable.ts), |entry| {
+                note_session(past_sessions, entry);
+            });
         }
         Ok(())
     }
@@ -289,6 +291,12 @@ impl Storage {
         all.map(|(_, collection)| CollectionView::new(collection, ts)).collect()
     }
 
+    /// The last known of sessions whose entries are not in the oplog (any more): they fell off its old
+    /// end, or were before the initial sync.
+    pub fn past_sessions(&self) -> impl Iterator<Item = &SessionRecord> {
+        self.past_sessions.values()
+    }
+
     // ---- initial sync
 
     /// The data as of `at`.
@@ -322,11 +330,34 @@ impl Storage {
         }
         catalog.prune(at);
         self.catalog = catalog;
+        let sessions = snapshot.sessions.iter();
+        self.past_sessions = sessions.map(|record| (record.lsid, record.clone())).collect();
         self.durable = last.optime;
         self.stable = Ts::NULL;
         self.oldest = at;
         self.oldest_wanted = at;
         self.oplog.reset(last);
+    }
+}
+
+/// More past sessions than this, and those that have expired are let go.
+const MANY_SESSIONS: usize = 4096;
+
+fn note_session(past_sessions: &mut BTreeMap<Uuid, SessionRecord>, entry: &OplogEntry) {
+    let Some(session) = &entry.session else { return };
+    let record = SessionRecord {
+        lsid: session.lsid,
+        txn_number: session.txn_number,
+        last_write: entry.optime,
+        last_write_wall_millis: entry.wall_millis,
+    };
+    past_sessions.insert(session.lsid, record);
+    if past_sessions.len() > MANY_SESSIONS {
+        let oldest = entry.wall_millis - SESSION_TIMEOUT_MILLIS;
+        past_sessions.retain(|_, record| record.last_write_wall_millis > oldest);
+        while past_sessions.len() > MANY_SESSIONS {
+            past_sessions.pop_first();
+        }
     }
 }
 

@@ -146,14 +146,15 @@ impl Oplog {
     }
 
     /// Drops the oldest entries while the oplog is over its cap, but none after `keep_after`, and
-    /// never the last one.
-    pub(super) fn truncate(&mut self, keep_after: Ts) {
+    /// never the last one. Those dropped are shown to `dropped`.
+    pub(super) fn truncate(&mut self, keep_after: Ts, mut dropped: impl FnMut(&OplogEntry)) {
         while self.bytes > self.cap_bytes && self.entries.len() > 1 {
             let Some(first) = self.entries.front() else { return };
             if first.optime.ts >= keep_after {
                 return;
             }
             self.bytes -= size_of_entry(first);
+            dropped(first);
             self.entries.pop_front();
         }
     }

@@ -49,7 +49,7 @@ fn dropping_a_database_drops_its_collections_first() {
         names.map(|database| database.get_str("name").unwrap().to_owned()).collect()
     };
     assert!(names(&mut server).contains(&"t".to_owned()));
-    assert_eq!(server.ok("t", doc! { "dropDatabase": 1 }), doc! { "dropped": "t" });
+    assert_eq!(server.ok("t", doc! { "dropDatabase": 1 }), doc! {});
     assert!(!names(&mut server).contains(&"t".to_owned()));
     let oplog = server.oplog("t");
     assert_eq!(

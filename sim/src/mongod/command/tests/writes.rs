@@ -329,3 +329,44 @@ fn find_and_modify_takes_the_first_in_sort_order_and_projects() {
     assert_eq!(code, 66);
     assert!(message.starts_with("Plan executor error during findAndModify :: caused by :: "));
 }
+
+#[test]
+fn a_validator_refuses_documents_unless_it_is_bypassed() {
+    let mut server = Server::new();
+    server.ok("t", doc! { "create": "c", "validator": { "x": { "$gte": 0 } } });
+    let insert = doc! { "insert": "c", "documents": [{ "_id": 1, "x": -1 }] };
+    let error = doc! {
+        "index": 0, "code": 121, "errmsg": "Document failed validation",
+        "errInfo": { "failingDocumentId": 1 },
+    };
+    assert_eq!(server.ok("t", insert.clone()), doc! { "n": 0, "writeErrors": [error] });
+    let mut bypassing = insert;
+    bypassing.insert("bypassDocumentValidation", true);
+    assert_eq!(server.ok("t", bypassing), doc! { "n": 1 });
+    let update = |x: i32| {
+        doc! { "update": "c", "updates": [{ "q": { "_id": 1 }, "u": { "$set": { "x": x } } }] }
+    };
+    assert_eq!(server.ok("t", update(-2)).get_i32("n").ok(), Some(0));
+    assert_eq!(server.ok("t", update(2)), doc! { "n": 1, "nModified": 1 });
+}
+
+#[test]
+fn a_retry_survives_a_restart_and_is_refused_once_its_entry_is_gone() {
+    let mut server = Server::new();
+    let insert = |id: i32, txn_number: i64| {
+        retryable(doc! { "insert": "c", "documents": [{ "_id": id }] }, txn_number)
+    };
+    server.ok("t", insert(1, 1));
+    server.restart();
+    assert_eq!(server.ok("t", insert(1, 1)), doc! { "n": 1, "retriedStmtIds": [0] });
+    server.mongod.storage.set_oplog_size(0);
+    server.ok("t", doc! { "insert": "d", "documents": [{ "_id": 1 }] });
+    for _ in 0..20 {
+        server.pass_time();
+    }
+    server.ok("t", doc! { "insert": "d", "documents": [{ "_id": 2 }] });
+    assert_eq!(server.error("t", insert(1, 1)).0, 217);
+    server.restart();
+    assert_eq!(server.error("t", insert(1, 1)).0, 217);
+    assert_eq!(server.ok("t", insert(2, 2)), doc! { "n": 1 });
+}

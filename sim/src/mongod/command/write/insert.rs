@@ -8,6 +8,7 @@ use bson::{Binary, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, Uuid, raw
 use stepdown_driver::Instant;
 
 use super::retry::Retry;
+use super::validate::Validator;
 use super::{BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, statements};
 use crate::mongod::command::arguments::{check_writable, malformed, namespace, type_name};
 use crate::mongod::command::catalog::{ensure_collection, log};
@@ -43,6 +44,7 @@ pub(super) fn run(
     // One entry for a run of inserts since 8.0, but not where each may delete another.
     let vectored = server.options.version >= ServerVersion::V8_0 && !target.is_capped();
     let mut insert = Insert { server, now, op, namespace: namespace.into(), uuid, retry };
+    let validator = Validator::of(insert.server, now, op, &insert.namespace)?;
     let mut result = BatchResult::default();
     let mut run: Vec<Pending> = Vec::new();
     let mut run_bytes = 0;
@@ -57,7 +59,10 @@ pub(super) fn run(
             result.retried.push(statement_id);
             continue;
         }
-        let prepared = insert.prepare(document);
+        let prepared = insert.prepare(document).and_then(|document| {
+            validator.check(&document, None)?;
+            Ok(document)
+        });
         let too_large = prepared
             .as_ref()
             .is_ok_and(|document| run_bytes + document.as_bytes().len() > MAX_VECTOR_BYTES);

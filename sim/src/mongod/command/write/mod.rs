@@ -17,6 +17,7 @@ pub(crate) mod delete;
 pub(crate) mod insert;
 pub(crate) mod modify;
 pub(crate) mod retry;
+mod validate;
 
 use retry::Retry;
 

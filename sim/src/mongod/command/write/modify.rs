@@ -8,6 +8,7 @@ use stepdown_driver::Instant;
 
 use super::insert::{delete_over_cap, id_document};
 use super::retry::Retry;
+use super::validate::Validator;
 use super::{BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, statements};
 use crate::mongod::Mongod;
 use crate::mongod::command::arguments::{
@@ -234,6 +235,7 @@ pub(crate) fn update_one(
             format!("Resulting document after update is larger than {MAX_DOCUMENT_BYTES}"),
         ));
     }
+    Validator::of(server, now, op, namespace)?.check(&after, Some(&found.document))?;
     let session = session.map(|(retry, id, image)| {
         let image = image.map(|image| match image {
             WantedImage::Pre => RetryImage::Pre(found.document.clone()),
@@ -281,6 +283,7 @@ pub(crate) fn upsert(
             format!("Document to upsert is larger than {MAX_DOCUMENT_BYTES}"),
         ));
     }
+    Validator::of(server, now, op, namespace)?.check(&document, None)?;
     let uuid = ensure_collection(server, now, op, namespace)?;
     let draft = OplogDraft {
         kind: OpKind::Insert,
