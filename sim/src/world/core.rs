@@ -388,7 +388,7 @@ impl World {
         let clock = WallClock { epoch_millis: self.epoch_millis, drift_ppm: 0 };
         self.nodes.push(Node::new(host.clone(), clock, self.seed));
         for peer in self.nodes.iter_mut().flat_map(|node| &mut node.peers) {
-            if peer.host == host {
+            if same_host(&peer.host, &host) {
                 peer.node = node;
             }
         }
