@@ -7,6 +7,7 @@ use super::format::{
     Acknowledgement, Action, Configuration, EndRef, Fault, Load, LoadKind, MemberRef, Namespace,
     Operation, OperationKind, ReadMode, ReadSpec, Wait, WriteConcernSpec,
 };
+use crate::trace::MemberState;
 
 /// What a step does, in a line; `None` for those that are said by their outcome.
 pub(crate) fn action(action: &Action) -> Option<String> {
@@ -55,6 +56,10 @@ pub(crate) fn wait(what: &Wait) -> String {
         Wait::State { member, state, seen_by } => {
             let seen = seen_by.as_ref().map(|client| format!(" in the eyes of {client}"));
             let name = self::member(member);
+            let state = match state {
+                MemberState::Down => "DOWN",
+                state => state.name(),
+            };
             format!("{name} to be {state}{}", seen.unwrap_or_default())
         }
         Wait::PrimarySeenBy { client } => format!("{client} to know a primary"),

@@ -1,0 +1,106 @@
+//! Steps that break and mend.
+
+use toml::de::DeValue;
+
+use super::diagnostic::Diagnostics;
+use super::format::{EndRef, Fault, MemberRef};
+use super::parse::Names;
+use super::reader::{Table, as_duration, as_list, wrong_type};
+
+pub(crate) fn parse_fault(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+    verb: &str,
+) -> Option<Fault> {
+    type OfOne = (&'static str, fn(MemberRef) -> Fault);
+    let one: Option<OfOne> = match verb {
+        "kill" => Some(("kill", Fault::Kill)),
+        "shutdown" => Some(("shutdown", Fault::Shutdown)),
+        "restart" => Some(("restart", Fault::Restart)),
+        "restart_empty" => Some(("restart_empty", Fault::RestartEmpty)),
+        "pause" => Some(("pause", Fault::Pause)),
+        "resume" => Some(("resume", Fault::Resume)),
+        "isolate" => Some(("isolate", Fault::Isolate)),
+        _ => None,
+    };
+    if let Some((key, fault)) = one {
+        let value = step.take(key)?;
+        return names.member_value(diagnostics, key, value).map(fault);
+    }
+    match verb {
+        "heal" => {
+            let value = step.take("heal")?;
+            if value.get_ref().as_bool() != Some(true) {
+                let hint = "heal = true ends every fault of the network".to_string();
+                wrong_type(diagnostics, "heal", value, "true", Some(hint));
+                return None;
+            }
+            Some(Fault::Heal)
+        }
+        "partition" => parse_partition(diagnostics, names, step),
+        "cut" => pair(diagnostics, names, step, "cut").map(|(a, b)| Fault::Cut(a, b)),
+        "refuse" => pair(diagnostics, names, step, "refuse").map(|(a, b)| Fault::Refuse(a, b)),
+        "reset" => pair(diagnostics, names, step, "reset").map(|(a, b)| Fault::Reset(a, b)),
+        "delay" => {
+            let ends = pair(diagnostics, names, step, "delay");
+            if !step.has("by") {
+                step.missing(diagnostics, "by", Some("by = \"50ms\"".to_string()));
+            }
+            let by = step.take("by").and_then(|value| as_duration(diagnostics, "by", value));
+            let ((a, b), by) = ends.zip(by)?;
+            Some(Fault::Delay(a, b, by))
+        }
+        _ => unreachable!("`{verb}` is no fault"),
+    }
+}
+
+fn parse_partition(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+) -> Option<Fault> {
+    let value = step.take("partition")?;
+    let hint = || Some("two groups: partition = [[\"a\"], [\"b\", \"c\"]]".to_string());
+    let DeValue::Array(groups) = value.get_ref() else {
+        wrong_type(diagnostics, "partition", value, "two groups", hint());
+        return None;
+    };
+    let groups: Vec<_> = groups.iter().collect();
+    let [left, right] = groups.as_slice() else {
+        diagnostics.problem(&value.span(), "a partition has two groups", hint());
+        return None;
+    };
+    let group = |diagnostics: &mut Diagnostics<'_>, value| {
+        let mut ends = Vec::new();
+        for item in as_list(diagnostics, "partition", value, "member names")? {
+            ends.push(names.end(diagnostics, "partition", item)?);
+        }
+        Some(ends)
+    };
+    let left = group(diagnostics, left);
+    let right = group(diagnostics, right);
+    Some(Fault::Partition(left?, right?))
+}
+
+fn pair(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+    key: &'static str,
+) -> Option<(EndRef, EndRef)> {
+    let value = step.take(key)?;
+    let list = as_list(diagnostics, key, value, "two ends")?;
+    match list.as_slice() {
+        [from, to] => {
+            let from = names.end(diagnostics, key, from);
+            let to = names.end(diagnostics, key, to);
+            Some((from?, to?))
+        }
+        _ => {
+            let hint = Some(format!("{key} = [\"a\", \"b\"]"));
+            diagnostics.problem(&value.span(), format!("`{key}` needs two ends"), hint);
+            None
+        }
+    }
+}
