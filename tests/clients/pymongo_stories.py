@@ -164,7 +164,13 @@ def discovery(served, seed):
 def told(served):
     """With retries off the application is told, and decides for itself."""
     with MongoClient(
-        served.uri, retryReads=False, retryWrites=False, heartbeatFrequencyMS=HEARTBEAT_MS
+        served.uri,
+        retryReads=False,
+        retryWrites=False,
+        heartbeatFrequencyMS=HEARTBEAT_MS,
+        # The monitors may know of the death before the write does; then it would wait for the next
+        # primary, as long as this says.
+        serverSelectionTimeoutMS=300,
     ) as client:
         notes = client.app.get_collection("notes", write_concern=pymongo.WriteConcern("majority"))
         notes.insert_one({"_id": 1, "text": "hello"})
@@ -233,9 +239,9 @@ def rollback(served):
         notes = client.app.get_collection("notes", write_concern=pymongo.WriteConcern(1, j=True))
         notes.insert_one({"_id": "lonely"})
     served.ctl("kill", old)
-    served.ctl("heal")
     with MongoClient(served.uri, heartbeatFrequencyMS=HEARTBEAT_MS) as client:
         client.app.notes.insert_one({"_id": "after"})
+    served.ctl("heal")
     served.ctl("restart", old)
     wait_for("the old primary to follow", served.is_settled)
     wait_for("the rollback", lambda: on_member(old, {"_id": {"$in": ["lonely", "after"]}}) == ["after"])

@@ -90,7 +90,10 @@ impl ScenarioClient {
         options.sdam_event_handler = Some(EventHandler::callback(move |event| {
             if let SdamEvent::TopologyDescriptionChanged(event) = event {
                 let what = event.new_description.to_string();
-                story.record(&who, EventKind::Topology { what });
+                // A description changes in more than a line can show.
+                if what != event.previous_description.to_string() {
+                    story.record(&who, EventKind::Topology { what });
+                }
             }
         }));
         let client = Client::with_transport(options, sim.transport(name))?;

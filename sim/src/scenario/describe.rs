@@ -125,6 +125,7 @@ pub(crate) fn load(load: &Load) -> String {
 fn fault(fault: &Fault) -> String {
     let end = |end: &EndRef| match end {
         EndRef::Member(member) => self::member(member).to_string(),
+        EndRef::Secondaries => "secondaries".to_string(),
         EndRef::Client(name) => name.clone(),
     };
     let ends = |ends: &[EndRef]| ends.iter().map(end).collect::<Vec<_>>().join(", ");

@@ -74,7 +74,10 @@ fn parse_partition(
     let group = |diagnostics: &mut Diagnostics<'_>, value| {
         let mut ends = Vec::new();
         for item in as_list(diagnostics, "partition", value, "member names")? {
-            ends.push(names.end(diagnostics, "partition", item)?);
+            ends.push(match item.get_ref().as_str() {
+                Some("secondaries") => EndRef::Secondaries,
+                _ => names.end(diagnostics, "partition", item)?,
+            });
         }
         Some(ends)
     };

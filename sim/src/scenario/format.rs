@@ -307,6 +307,8 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EndRef {
     Member(MemberRef),
+    /// All members in state SECONDARY: in the groups of a partition.
+    Secondaries,
     Client(String),
 }
 

@@ -165,11 +165,22 @@ impl Run<'_> {
         match end {
             EndRef::Member(member) => self.resolve(member),
             EndRef::Client(name) => Ok(name.clone()),
+            EndRef::Secondaries => unreachable!("the parser takes it in groups only"),
         }
     }
 
     fn resolve_ends(&self, ends: &[EndRef]) -> Result<Vec<String>, Disappointment> {
-        ends.iter().map(|end| self.resolve_end(end)).collect()
+        let mut names = Vec::new();
+        for end in ends {
+            match end {
+                EndRef::Secondaries => {
+                    let all = self.sim.secondaries();
+                    names.extend(all.iter().map(|member| member.name.to_string()));
+                }
+                end => names.push(self.resolve_end(end)?),
+            }
+        }
+        Ok(names)
     }
 
     fn fault(&self, outcome: Result<(), FaultError>) -> Verdict {

@@ -8,12 +8,11 @@ use toml::de::DeValue;
 
 use super::diagnostic::{Diagnostics, suggest};
 use super::expectations::{parse_checks, parse_expected, parse_load_expected};
-use super::format::{
-    Action, Configuration, EndRef, Fault, Load, LoadKind, MemberRef, Operation, OperationKind,
-    Step, Wait,
-};
-use super::parse::{Names, parse_host, parse_namespace, parse_read, parse_write_concern};
-use super::reader::{Table, as_document, as_duration, as_integer, as_list, as_string, wrong_type};
+use super::faults::parse_fault;
+use super::format::{Action, Configuration, Step, Wait};
+use super::operations::{parse_load, parse_operation};
+use super::parse::{Names, parse_host};
+use super::reader::{Table, as_integer, as_string, wrong_type};
 use crate::trace::MemberState;
 
 /// What each step has exactly one of; a step may also be a `note` or an `expect` alone.
@@ -414,7 +413,6 @@ fn check_uri(
     }
     Some(uri)
 }
-
 
 /// A count of something, for expectations.
 pub(crate) fn count_of(
