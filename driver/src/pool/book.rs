@@ -199,6 +199,14 @@ impl PoolBook {
         self.grant(now)
     }
 
+    /// The connection was established for nobody in particular: the first in the queue gets it.
+    pub(crate) fn established_idle(&mut self, now: Instant, id: u64) -> Outcome {
+        let generation =
+            self.pending.remove(&id).expect("only a pending connection is established");
+        self.in_use.insert(id, generation);
+        self.check_in(now, id, true)
+    }
+
     /// The connection could not be established, or whoever tried gave up.
     pub(crate) fn dial_failed(&mut self, now: Instant, id: u64) -> Outcome {
         self.pending.remove(&id).expect("only a pending connection can fail to be established");

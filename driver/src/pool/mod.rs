@@ -5,92 +5,42 @@
 //! gives the place back if it gives up.
 
 mod book;
+mod context;
 mod lease;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) use self::book::Limits;
 pub use self::book::PoolCounts;
 use self::book::{CheckOut, CloseReason, Dial, Lease as Granted, Outcome, PoolBook, PoolState};
+pub(crate) use self::context::PoolContext;
 pub(crate) use self::lease::Lease;
-use crate::connection::{Connection, Greeting, Interrupt};
+use crate::connection::{Connection, Interrupt};
 use crate::error::{Error, ErrorKind, Result, labels};
 use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionCheckedOutEvent, ConnectionCheckoutFailedEvent,
     ConnectionCheckoutFailedReason, ConnectionCheckoutStartedEvent, ConnectionClosedEvent,
-    ConnectionClosedReason, ConnectionCreatedEvent, ConnectionPoolOptions, ConnectionReadyEvent,
-    EventHandler, PoolClearedEvent, PoolClosedEvent, PoolCreatedEvent, PoolReadyEvent,
+    ConnectionClosedReason, ConnectionCreatedEvent, ConnectionReadyEvent, PoolClearedEvent,
+    PoolClosedEvent, PoolCreatedEvent, PoolReadyEvent,
 };
-use crate::options::{ClientOptions, DEFAULT_MAX_CONNECTING};
 use crate::sync::{Either, Receiver, Sender, lock, oneshot, select2};
 use crate::time::Instant;
-use crate::transport::Transport;
 use crate::uri::ServerAddress;
 
 /// How long a borrower waits for the reply that an abandoned operation left behind, before the
 /// connection is closed instead.
 const DRAIN_TIME: Duration = Duration::from_millis(250);
 
-/// What the pools of one client share.
-pub(crate) struct PoolContext {
-    pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) greeting: Greeting,
-    pub(crate) request_ids: AtomicI32,
-    pub(crate) events: Option<EventHandler<CmapEvent>>,
-    pub(crate) connect_timeout: Option<Duration>,
-    pub(crate) wait_queue_timeout: Option<Duration>,
-    pub(crate) limits: Limits,
-    pub(crate) options: ConnectionPoolOptions,
-}
-
-impl PoolContext {
-    /// What `options` say about pools.
-    pub(crate) fn new(transport: Arc<dyn Transport>, options: &ClientOptions) -> Self {
-        let non_zero = |time: Option<Duration>| time.filter(|time| !time.is_zero());
-        PoolContext {
-            greeting: Greeting::new(options),
-            request_ids: AtomicI32::new(0),
-            events: options.cmap_event_handler.clone(),
-            connect_timeout: options.connect_timeout_or_default(),
-            wait_queue_timeout: non_zero(options.wait_queue_timeout),
-            limits: Limits {
-                max_pool_size: options.max_pool_size_or_default().unwrap_or(0),
-                min_pool_size: options.min_pool_size.unwrap_or(0),
-                max_connecting: options.max_connecting.unwrap_or(DEFAULT_MAX_CONNECTING).max(1),
-                max_idle_time: non_zero(options.max_idle_time),
-            },
-            options: ConnectionPoolOptions {
-                max_idle_time: options.max_idle_time,
-                max_pool_size: options.max_pool_size,
-                min_pool_size: options.min_pool_size,
-                max_connecting: options.max_connecting,
-                wait_queue_timeout: options.wait_queue_timeout,
-            },
-            transport,
-        }
-    }
-
-    /// The next request identifier of this client.
-    pub(crate) fn next_request_id(&self) -> i32 {
-        self.request_ids.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & i32::MAX
-    }
-
-    fn emit(&self, event: impl FnOnce() -> CmapEvent) {
-        if let Some(handler) = &self.events {
-            handler.handle(event());
-        }
-    }
-}
-
 /// The connections to one server.
 pub(crate) struct Pool {
     address: ServerAddress,
     context: Arc<PoolContext>,
     inner: Mutex<Inner>,
+    populating: AtomicBool,
 }
 
 struct Inner {
@@ -138,7 +88,8 @@ impl Pool {
             interrupts: BTreeMap::new(),
             cause: None,
         };
-        Arc::new(Pool { address, context, inner: Mutex::new(inner) })
+        let populating = AtomicBool::new(false);
+        Arc::new(Pool { address, context, inner: Mutex::new(inner), populating })
     }
 
     /// The server.
@@ -280,20 +231,20 @@ impl Pool {
         self.run(deferred);
     }
 
-    /// Opens connections up to `minPoolSize` on a task of its own, if there is need.
+    /// Opens connections up to `minPoolSize`, one after another on a task of its own, if there is need
+    /// and no such task.
     fn populate(self: &Arc<Self>) {
-        if self.context.limits.min_pool_size == 0 {
+        if self.context.limits.min_pool_size == 0 || self.populating.swap(true, Ordering::SeqCst) {
             return;
         }
+        let guard = Populating(self.clone());
         let Some(dial) = lock(&self.inner).book.populate() else { return };
-        let pool = self.clone();
         let task = async move {
+            let pool = &guard.0;
             let mut next = Some(dial);
             while let Some(dial) = next {
-                let by = pool.connect_deadline(Instant::NEVER);
-                match pool.dial(dial, by).await {
-                    Ok(lease) => drop(lease.silently()),
-                    Err(_) => break,
+                if pool.dial_for_anybody(dial).await.is_err() {
+                    break;
                 }
                 next = lock(&pool.inner).book.populate();
             }
@@ -409,8 +360,43 @@ impl Pool {
         Ok(granted.unwrap_or(Grant::Closed))
     }
 
-    /// Opens the connection that was allowed.
+    /// Opens the connection that was allowed, for an operation.
     async fn dial(self: &Arc<Self>, dial: Dial, by: Instant) -> Result<Lease> {
+        let connection = self.open(dial, by).await?;
+        let mut deferred = Deferred::default();
+        let stale = {
+            let mut inner = lock(&self.inner);
+            let outcome = inner.book.established(self.now(), dial.id);
+            inner.apply(outcome, || Grant::Closed, &mut deferred);
+            inner.book.generation() != dial.generation
+        };
+        self.run(deferred);
+        let lease = Lease::new(self.clone(), connection);
+        if stale {
+            drop(lease.silently());
+            let cause = lock(&self.inner).cause.clone();
+            return Err(Error::pool_cleared(&self.address, cause.as_ref()));
+        }
+        Ok(lease)
+    }
+
+    /// Opens the connection that was allowed, for whoever needs one first.
+    async fn dial_for_anybody(self: &Arc<Self>, dial: Dial) -> Result<()> {
+        let connection = self.open(dial, self.connect_deadline(Instant::NEVER)).await?;
+        let mut deferred = Deferred::default();
+        {
+            let mut inner = lock(&self.inner);
+            inner.parked.insert(dial.id, connection);
+            let outcome = inner.book.established_idle(self.now(), dial.id);
+            inner.apply(outcome, || Grant::Closed, &mut deferred);
+        }
+        self.run(deferred);
+        Ok(())
+    }
+
+    /// Opens a connection. It stays pending in the books if that succeeds; if not, its place is given
+    /// back.
+    async fn open(self: &Arc<Self>, dial: Dial, by: Instant) -> Result<Box<Connection>> {
         let began = self.now();
         let mut guard = DialGuard { pool: self, dial: Some(dial) };
         self.context.emit(|| {
@@ -436,15 +422,7 @@ impl Pool {
         connection.generation = dial.generation;
         connection.set_deadline(Instant::NEVER);
         guard.dial = None;
-        let mut deferred = Deferred::default();
-        let stale = {
-            let mut inner = lock(&self.inner);
-            let outcome = inner.book.established(self.now(), dial.id);
-            inner.apply(outcome, || Grant::Closed, &mut deferred);
-            inner.interrupts.insert(dial.id, connection.interrupt.clone());
-            inner.book.generation() != dial.generation
-        };
-        self.run(deferred);
+        lock(&self.inner).interrupts.insert(dial.id, connection.interrupt.clone());
         self.context.emit(|| {
             CmapEvent::ConnectionReady(ConnectionReadyEvent {
                 address: self.address.clone(),
@@ -452,13 +430,7 @@ impl Pool {
                 duration: self.now() - began,
             })
         });
-        let lease = Lease::new(self.clone(), connection);
-        if stale {
-            drop(lease.silently());
-            let cause = lock(&self.inner).cause.clone();
-            return Err(Error::pool_cleared(&self.address, cause.as_ref()));
-        }
-        Ok(lease)
+        Ok(connection)
     }
 
     fn dial_failed(self: &Arc<Self>, dial: Dial) {
@@ -588,6 +560,15 @@ impl Drop for DialGuard<'_> {
     }
 }
 
+/// The one task that opens connections up to `minPoolSize`.
+struct Populating(Arc<Pool>);
+
+impl Drop for Populating {
+    fn drop(&mut self) {
+        self.0.populating.store(false, Ordering::SeqCst);
+    }
+}
+
 /// CMAP: a network error or timeout while a connection is opened may mean an overloaded server, and
 /// nothing was sent yet. Name resolution is not the server's fault.
 fn label_overload(error: Error) -> Error {
@@ -617,3 +598,6 @@ fn label_overload(error: Error) -> Error {
 fn event_id(id: u64) -> u32 {
     u32::try_from(id).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod specification;
