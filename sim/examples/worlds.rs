@@ -7,10 +7,14 @@
 
 mod measure;
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use measure::{argument, cpu_seconds, resident_mebibytes};
 use stepdown::Sim;
+
+/// One seed is enough to find the others.
+const SEEDS: &str = "mongodb://b:27017/?replicaSet=foo";
 
 fn main() {
     let worlds = argument("--worlds", 2_000);
@@ -31,10 +35,14 @@ fn main() {
     );
 }
 
-/// An election, a failover, and a task that never ends.
+/// An election, a failover under a client's eyes, and a task that never ends.
 fn one_world(seed: u64, members: usize) {
     let sim = Sim::builder().seed(seed).members(members).build();
     let primary = sim.elect();
+    let client = sim.block_on(sim.client(SEEDS)).expect("the connection string is one");
+    let notes = client.database("test").collection("notes");
+    sim.block_on(notes.insert_one(bson::doc! { "_id": 1 }).into_future())
+        .expect("the primary accepts writes");
     let inside = sim.clone();
     sim.spawn("never ends", async move {
         loop {
@@ -44,6 +52,8 @@ fn one_world(seed: u64, members: usize) {
     sim.kill(&primary).expect("the primary runs");
     sim.run_until(Duration::from_secs(60), |sim| sim.primary().is_some())
         .expect("the others elect");
+    sim.block_on(notes.insert_one(bson::doc! { "_id": 2 }).into_future())
+        .expect("the new primary accepts writes");
     sim.restart(&primary).expect("it was killed");
     sim.advance(Duration::from_secs(30));
 }

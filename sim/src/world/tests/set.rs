@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bson::{Document, doc};
+use stepdown_driver::options::WriteConcern;
+
 use super::SECOND;
 use crate::Sim;
 use crate::trace::{Category, EventKind, Filter, MemberState, Record};
@@ -182,4 +185,70 @@ fn fifty_members_elect_and_survive_the_loss_of_the_primary() {
     sim.kill(&primary).unwrap();
     sim.run_until(ELECTION, |sim| sim.primary().is_some()).unwrap();
     assert_eq!(sim.secondaries().len(), 48);
+}
+
+// ---- with the driver's client
+
+const MEMBERS: &str = "mongodb://a:27017,b:27017,c:27017/?replicaSet=foo";
+
+/// A majority write, kill -9 of the primary, another majority write; what was written, and the record.
+fn failover(seed: u64, permute_tasks: bool) -> (Vec<i32>, String, super::super::WorldStats) {
+    let sim = Sim::builder().seed(seed).members(3).permute_tasks(permute_tasks).build();
+    let primary = sim.elect();
+    let written = sim.block_on(async {
+        let client = sim.client(MEMBERS).await.unwrap();
+        let notes = client
+            .database("test")
+            .collection::<Document>("notes")
+            .with_write_concern(WriteConcern::majority());
+        notes.insert_one(doc! { "_id": 1 }).await.unwrap();
+        sim.kill(&primary).unwrap();
+        notes.insert_one(doc! { "_id": 2 }).await.unwrap();
+        let mut cursor = notes.find(doc! {}).await.unwrap();
+        let mut written = Vec::new();
+        while let Some(note) = cursor.try_next().await.unwrap() {
+            written.push(note.get_i32("_id").unwrap());
+        }
+        written
+    });
+    // The client is gone: its goodbyes travel, and no connection stays.
+    sim.advance(SECOND * 60);
+    assert_eq!(sim.world().connections.len(), 0);
+    (written, sim.timeline(), sim.stats())
+}
+
+#[test]
+fn a_client_survives_the_kill_of_the_primary_the_same_way_each_time() {
+    let first = failover(1, false);
+    assert_eq!(first.0, [1, 2]);
+    assert_eq!(first, failover(1, false));
+}
+
+#[test]
+fn a_client_survives_whatever_the_order_its_tasks_run_in() {
+    for seed in 1..=10 {
+        assert_eq!(failover(seed, true).0, [1, 2], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_client_behind_a_partition_waits_and_goes_on_after_the_heal() {
+    let (sim, primary) = elected(12);
+    sim.block_on(async {
+        let client = sim.client(MEMBERS).await.unwrap();
+        let notes = client.database("test").collection::<Document>("notes");
+        notes.insert_one(doc! { "_id": 1 }).await.unwrap();
+        sim.partition(&["client"], &["a", "b", "c"]).unwrap();
+        let mender = sim.clone();
+        let mended = sim.spawn("mender", async move {
+            mender.sleep(SECOND * 5).await;
+            mender.heal();
+        });
+        let before = sim.now();
+        notes.insert_one(doc! { "_id": 2 }).await.unwrap();
+        mended.await;
+        let waited = (sim.now() - before).as_secs();
+        assert!((5..=20).contains(&waited), "it waited {waited} s");
+    });
+    assert_eq!(sim.primary().unwrap().name, primary.name);
 }
