@@ -218,8 +218,8 @@ fn complete(asked: &RawDocument) -> Result<IndexSpec, CommandError> {
                 document("partialFilterExpression", value)?;
                 options.append(field, value);
             }
-            // Only false is the same as nothing.
-            "unique" | "sparse" | "hidden" if !ValueRef::from(value).is_truthy() => {}
+            // An index that need not be unique is like one that does not say so.
+            "unique" if !ValueRef::from(value).is_truthy() => {}
             known if INDEX_OPTIONS.contains(&known) => options.append(field, value),
             unknown => {
                 return Err(CommandError::new(
@@ -260,11 +260,20 @@ fn is_known(spec: &IndexSpec, existing: &[Arc<IndexSpec>]) -> Result<bool, Comma
     if spec.is_id() {
         return Ok(true);
     }
-    let same_key = |known: &&Arc<IndexSpec>| known.pattern == spec.pattern;
+    // What makes an index the index it is, beside its name.
+    let same = |known: &&Arc<IndexSpec>| {
+        let option = |spec: &IndexSpec, name: &str| {
+            spec.document.get_document(name).map(|option| option.as_bytes().to_vec()).ok()
+        };
+        let filter = "partialFilterExpression";
+        known.pattern == spec.pattern
+            && known.unique == spec.unique
+            && known.sparse == spec.sparse
+            && known.collation() == spec.collation()
+            && option(known, filter) == option(spec, filter)
+    };
     if let Some(known) = existing.iter().find(|known| known.name == spec.name) {
-        if known.document.as_bytes() == spec.document.as_bytes()
-            || same_key(&known) && known.unique == spec.unique && known.sparse == spec.sparse
-        {
+        if same(&known) {
             return Ok(true);
         }
         return Err(CommandError::new(
@@ -278,7 +287,7 @@ fn is_known(spec: &IndexSpec, existing: &[Arc<IndexSpec>]) -> Result<bool, Comma
             ),
         ));
     }
-    if let Some(known) = existing.iter().find(same_key) {
+    if let Some(known) = existing.iter().find(same) {
         return Err(CommandError::new(
             error::INDEX_OPTIONS_CONFLICT,
             format!("Index already exists with a different name: {}", known.name),

@@ -267,10 +267,10 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.begin(LSID, 1).unwrap();
         sessions.observe(&write(1, 1, vec![0, 1]));
-        let wrote = Some(OpTime::new(Ts::new(1, 1), 1));
-        assert_eq!(sessions.executed(LSID, 1, 1), Ok(wrote));
+        let wrote = OpTime::new(Ts::new(1, 1), 1);
+        assert_eq!(sessions.executed(LSID, 1, 1), Ok(Some(wrote)));
         assert_eq!(sessions.executed(LSID, 1, 2), Ok(None));
-        assert_eq!(sessions.last_write(LSID, 1), wrote.unwrap());
+        assert_eq!(sessions.last_write(LSID, 1), wrote);
         sessions.begin(LSID, 2).unwrap();
         assert_eq!(sessions.executed(LSID, 2, 1), Ok(None));
         assert_eq!(sessions.begin(LSID, 1).unwrap_err().code, 225);

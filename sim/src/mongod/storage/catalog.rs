@@ -88,7 +88,7 @@ impl Catalog {
             .values()
             .filter_map(|collection| Some((collection.namespace_at(at)?, collection)))
             .collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all.sort_by_key(|(name, _)| *name);
         all
     }
 

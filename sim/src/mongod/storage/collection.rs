@@ -264,13 +264,17 @@ impl Collection {
         }
         self.fill(&mut index);
         if index.spec.unique {
-            for (id, record) in &self.records {
-                let Some(document) = record.newest() else { continue };
-                for key in index.spec.keys(document)?.keys {
-                    if self.is_taken(&index, &key, Some(*id)) {
-                        return Err(index.spec.duplicate_key(self.namespace(), document, &key));
-                    }
+            // In the order of keys, so that the first duplicate is the one a server finds first.
+            let mut before: Option<&[u8]> = None;
+            for (key, id) in index.range(Bound::Unbounded, Bound::Unbounded) {
+                let Some(document) = self.records[&id].newest() else { continue };
+                if !index.spec.keys(document)?.contain(key) {
+                    continue;
                 }
+                if before == Some(key) {
+                    return Err(index.spec.duplicate_key(self.namespace(), document, key));
+                }
+                before = Some(key);
             }
         }
         self.indexes.push(index);

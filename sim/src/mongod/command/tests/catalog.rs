@@ -82,15 +82,18 @@ fn indexes_are_created_once_listed_and_dropped() {
         }
     );
     assert_eq!(
-        server.error("t", create(doc! { "key": { "x": 1 }, "name": "foo" })),
+        server.error("t", create(doc! { "key": { "x": 1 }, "name": "foo", "unique": true })),
         (85, "Index already exists with a different name: x_1".to_owned())
     );
     assert_eq!(server.error("t", create(doc! { "key": { "y": 1 }, "name": "x_1" })).0, 86);
+    // An index of the same key that is not unique is another one.
+    server.ok("t", create(doc! { "key": { "x": 1 }, "name": "foo", "sparse": false }));
     assert_eq!(
         first_batch(&server.ok("t", doc! { "listIndexes": "c" })),
         [
             doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
             doc! { "v": 2, "key": { "x": 1 }, "name": "x_1", "unique": true },
+            doc! { "v": 2, "key": { "x": 1 }, "name": "foo", "sparse": false },
         ]
     );
     let drop = |index: &str| doc! { "dropIndexes": "c", "index": index };
@@ -99,7 +102,7 @@ fn indexes_are_created_once_listed_and_dropped() {
         (27, "index not found with name [nope]".to_owned())
     );
     assert_eq!(server.error("t", drop("_id_")), (72, "cannot drop _id index".to_owned()));
-    assert_eq!(server.ok("t", drop("x_1")), doc! { "nIndexesWas": 2 });
+    assert_eq!(server.ok("t", drop("x_1")), doc! { "nIndexesWas": 3 });
     assert_eq!(
         server.error("t", doc! { "listIndexes": "nope" }),
         (26, "ns does not exist: t.nope".to_owned())
