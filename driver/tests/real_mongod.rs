@@ -1,6 +1,6 @@
 //! The driver over TCP against a real three-member set.
 //!
-//! Needs the path of a mongod in the environment variable `STEPDOWN_MONGOD`; without it the tests say
+//! Needs the path of a mongod in the environment variable `MONGOD`; without it the tests say
 //! that they are skipped.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
@@ -70,8 +70,8 @@ impl Drop for Mongod {
 }
 
 fn start_three(name: &str) -> Option<Vec<Mongod>> {
-    let Some(program) = std::env::var_os("STEPDOWN_MONGOD") else {
-        eprintln!("skipped: STEPDOWN_MONGOD is not set to the path of a mongod");
+    let Some(program) = std::env::var_os("MONGOD") else {
+        eprintln!("skipped: MONGOD is not set to the path of a mongod");
         return None;
     };
     let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();

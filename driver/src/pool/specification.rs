@@ -77,11 +77,12 @@ fn run(test: &Value) -> std::result::Result<(), String> {
     let events: Arc<Mutex<Vec<CmapEvent>>> = Arc::default();
     let happened = Arc::new(Signal::default());
     let (sink, bell) = (events.clone(), happened.clone());
-    let mut options = ClientOptions::default();
-    options.cmap_event_handler = Some(EventHandler::callback(move |event| {
+    let handler = EventHandler::callback(move |event| {
         lock(&sink).push(event);
         bell.raise();
-    }));
+    });
+    let mut options =
+        ClientOptions { cmap_event_handler: Some(handler), ..ClientOptions::default() };
     let given = &test["poolOptions"];
     let number = |key: &str| given[key].as_u64().map(|number| u32::try_from(number).unwrap());
     let millis = |key: &str| given[key].as_u64().map(Duration::from_millis);
