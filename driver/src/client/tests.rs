@@ -361,6 +361,19 @@ fn closing_ends_sessions_and_everything_else() {
 }
 
 #[test]
+fn a_message_too_large_for_any_server_is_not_sent() {
+    let outside = set(|_| None);
+    let client = client(&outside, "");
+    outside.block_on(async {
+        let database = client.database("d");
+        let error = database.run_command(doc! { "big": "x".repeat(49_000_000) }).await.unwrap_err();
+        assert!(error.to_string().contains("49000"), "{error}");
+        database.run_command(doc! { "ping": 1 }).await.unwrap();
+    });
+    assert_eq!(outside.commands().len(), 1);
+}
+
+#[test]
 fn what_is_not_supported_is_refused_rather_than_left_out() {
     let outside = set(|_| None);
     for (uri, what) in [

@@ -29,6 +29,7 @@ use crate::sdam::{TopologyDescription, TopologyType};
 use crate::session::SessionSlot;
 use crate::time::Instant;
 use crate::uri::ServerAddress;
+use crate::wire::MAX_MESSAGE_SIZE_BYTES;
 
 /// A reply, and who gave it.
 #[derive(Debug)]
@@ -171,6 +172,14 @@ impl Operation<'_> {
             traits: lease.traits,
         }
         .encode(request_id, lease.request_buffer());
+        let size = lease.request_bytes().len();
+        if size > MAX_MESSAGE_SIZE_BYTES {
+            let name = &self.command.name;
+            let error = Error::invalid_argument(format!(
+                "{name} takes {size} bytes; a message has {MAX_MESSAGE_SIZE_BYTES} at most"
+            ));
+            return Err((Phase::CheckOut, error, None));
+        }
         let timeout = self.cluster.options().socket_timeout.filter(|timeout| !timeout.is_zero());
         let began = self.cluster.now();
         lease.set_deadline(timeout.map_or(Instant::NEVER, |timeout| began + timeout));

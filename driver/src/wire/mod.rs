@@ -185,8 +185,10 @@ pub(crate) fn end_sequence(out: &mut [u8], section: usize) {
     out[section..section + 4].copy_from_slice(&length);
 }
 
+/// A length on the wire. What is too long for it is too long for any peer: whoever sends looks at
+/// [`MAX_MESSAGE_SIZE_BYTES`] first.
 fn length_bytes(length: usize) -> [u8; 4] {
-    i32::try_from(length).expect("a message is far below two gigabytes").to_le_bytes()
+    i32::try_from(length).unwrap_or(i32::MAX).to_le_bytes()
 }
 
 /// What is wrong with the bytes a peer sent. The connection they came over cannot be used further.
