@@ -223,4 +223,4 @@ pub struct MemberStatus {
 }
 
 pub use process::Mongod;
-pub(crate) use process::{WAKE_ALL, WAKE_COMMIT, WAKE_DATA, WAKE_STATE};
+pub(crate) use process::{WAKE_COMMIT, WAKE_DATA, WAKE_STATE};

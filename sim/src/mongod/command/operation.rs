@@ -16,8 +16,6 @@ use crate::mongod::optime::Ts;
 pub struct Operation {
     /// Who asks.
     pub connection: ConnectionId,
-    /// The request's id, for `responseTo`.
-    pub request_id: i32,
     /// The command's name as the client wrote it.
     pub name: String,
     /// `$db`.

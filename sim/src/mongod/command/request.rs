@@ -194,7 +194,6 @@ impl Request {
         }
         let operation = Operation {
             connection: answer.connection,
-            request_id: answer.response_to,
             name,
             db,
             body: Arc::new(message.body),

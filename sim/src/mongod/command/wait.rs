@@ -55,9 +55,7 @@ pub(crate) enum Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
     ConfigCommitted,
-    Election,
     Quorum,
-    StepDown,
 }
 
 impl Wait {
@@ -65,9 +63,7 @@ impl Wait {
         matches!(
             (self, waiting),
             (Wait::ConfigCommitted, Waiting::ConfigCommitted)
-                | (Wait::Election, Waiting::Election)
                 | (Wait::Quorum { .. }, Waiting::Quorum)
-                | (Wait::StepDown { .. }, Waiting::StepDown)
         )
     }
 }

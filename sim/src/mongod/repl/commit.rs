@@ -117,7 +117,7 @@ impl Mongod {
             count += 1;
         }
         let positions = &mut positions[..count];
-        positions.sort_unstable_by(|a, b| b.optime.cmp(&a.optime));
+        positions.sort_unstable_by_key(|position| std::cmp::Reverse(position.optime));
         positions.get(config.write_majority_count() - 1).copied()
     }
 

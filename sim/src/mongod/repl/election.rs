@@ -1,6 +1,5 @@
 //! Elections: when a member stands, how it asks, how it votes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::rawdoc;
@@ -569,10 +568,5 @@ impl Mongod {
         if alone && self.repl.state() == MemberState::Secondary {
             let _refused = self.stand(now, ElectionReason::SingleNodePromptElection);
         }
-    }
-
-    /// Members by host, for the record.
-    pub(crate) fn host_of(&self, index: usize) -> Arc<str> {
-        self.repl.host(index)
     }
 }

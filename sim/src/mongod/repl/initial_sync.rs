@@ -153,9 +153,16 @@ impl Mongod {
         self.repl.applied = position;
         self.repl.durable = position;
         self.repl.cluster_time = self.repl.cluster_time.max(entry.optime.ts);
-        self.repl.sync = SyncState::Idle;
+        let took = match std::mem::replace(&mut self.repl.sync, SyncState::Idle) {
+            SyncState::InitialSync(sync) => now - sync.began,
+            _ => unreachable!("only an initial sync finishes"),
+        };
         self.event(now, || EventKind::InitialSync {
-            what: format!("finished: {documents} documents, up to {}", entry.optime),
+            what: format!(
+                "finished after {} ms: {documents} documents, up to {}",
+                took.as_millis(),
+                entry.optime
+            ),
         });
         self.set_follower(now, MemberState::Recovering, "initial sync done");
         self.set_follower(now, MemberState::Secondary, "consistent");

@@ -36,8 +36,6 @@ pub(crate) struct Leader {
     pub first_optime: OpTime,
     /// What catch-up has to reach.
     pub target: Option<OpTime>,
-    /// The last applied entry when catch-up began.
-    pub caught_up_from: OpTime,
 }
 
 impl Mongod {
@@ -52,7 +50,6 @@ impl Mongod {
             election_time,
             first_optime: OpTime::NULL,
             target: None,
-            caught_up_from: self.repl.applied.optime,
         }));
         self.repl.primary = self.repl.self_index;
         self.timers.stop(Timer::Election);

@@ -402,6 +402,11 @@ impl Mongod {
             self.event(now, || EventKind::Applied { count, last });
             self.storage_flush_soon(now);
             self.note_new_term_applied(now);
+            if let (true, Some(metrics)) =
+                (self.repl.leader.is_some(), &mut self.repl.candidate_metrics)
+            {
+                metrics.catch_up_ops += count as i64;
+            }
             self.wake(WAKE_DATA | WAKE_COMMIT);
             self.report_progress(now);
             self.answer_fetchers(now);
