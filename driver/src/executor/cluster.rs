@@ -20,6 +20,7 @@ use crate::options::{ClientOptions, ReadPreferenceMode, SelectionCriteria, Serve
 use crate::pool::{Deferred, Pool, PoolContext};
 use crate::sdam::{
     ApplicationError, Effect, ServerDescription, Topology, TopologyDescription, TopologyOptions,
+    TopologyType,
 };
 use crate::selection::{self, Pick, Request};
 use crate::session::{ClusterTime, ServerSession, ServerSessionPool};
@@ -326,6 +327,15 @@ impl Cluster {
             };
             return Ok(servers.get(address).filter(|_| known.is_available()).cloned());
         }
+        // The commonest question has one answer and needs no lists.
+        if description.topology_type == TopologyType::ReplicaSetWithPrimary
+            && avoid.is_empty()
+            && wants_primary(target)
+            && description.compatibility_error().is_none()
+        {
+            let primary = description.primary();
+            return Ok(primary.and_then(|primary| servers.get(&primary.address)).cloned());
+        }
         let request = self.request(target, avoid);
         let random = match target {
             // Where there is nothing to choose no random number is drawn.
@@ -469,6 +479,15 @@ impl Cluster {
         if after.changed {
             self.changed.raise();
         }
+    }
+}
+
+/// Whether the primary alone suits.
+fn wants_primary(target: &Target) -> bool {
+    match target {
+        Target::Writable => true,
+        Target::Readable(criteria) => !is_choice(criteria),
+        Target::Server(_) => false,
     }
 }
 
