@@ -10,12 +10,12 @@ use super::arguments::{
     document, each_argument, each_field, first_value, malformed, missing_field, namespace,
     non_negative, safe_boolean,
 };
-use super::catalog::storage_stats;
 use super::context::parse_context_with;
 use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply};
 use super::read::{check_hint, computed_documents, match_documents};
 use super::scan::{Found, decode, find_matching};
 use super::spec::{CommandSpec, Gate};
+use super::statistics::storage_stats;
 use super::{Operation, Outcome, ReadAt};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};

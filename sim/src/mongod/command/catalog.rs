@@ -12,13 +12,14 @@ use super::arguments::{
 use super::context::parse_context;
 use super::cursor::{self, list_reply};
 use super::spec::{CommandSpec, Gate};
+use super::statistics::storage_size;
 use super::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::OpKind;
 use crate::mongod::optime::OpTime;
 use crate::mongod::query::matcher::Matcher;
-use crate::mongod::storage::{CollectionView, IndexSpec};
+use crate::mongod::storage::IndexSpec;
 
 const fn write(
     names: &'static [&'static str],
@@ -34,7 +35,7 @@ const fn write(
     }
 }
 
-const fn read(
+pub(super) const fn read(
     names: &'static [&'static str],
     run: fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>,
 ) -> CommandSpec {
@@ -56,8 +57,6 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec { admin_only: true, ..write(&["renameCollection"], rename) },
     read(&["listCollections"], list_collections),
     CommandSpec { admin_only: true, ..read(&["listDatabases"], list_databases) },
-    read(&["collStats", "collstats"], coll_stats),
-    read(&["dbStats", "dbstats"], db_stats),
 ];
 
 /// The options `create` takes and `listCollections` shows.
@@ -481,101 +480,6 @@ fn list_databases(
         reply.append(cstr!("totalSizeMb"), total >> 20);
     }
     Ok(Outcome::Reply(reply))
-}
-
-/// `{size, count, avgObjSize, ...}`: the storage statistics of a collection.
-pub(crate) fn storage_stats(view: Option<&CollectionView<'_>>, scale: i64) -> RawDocumentBuf {
-    let mut out = RawDocumentBuf::new();
-    let size = view.map_or(0, |view| view.size_bytes() as i64);
-    let count = view.map_or(0, |view| view.count() as i64);
-    append_count(&mut out, cstr!("size"), (size / scale) as u64);
-    append_count(&mut out, cstr!("count"), count as u64);
-    if count > 0 {
-        append_count(&mut out, cstr!("avgObjSize"), (size / count) as u64);
-    }
-    out.append(cstr!("numOrphanDocs"), 0);
-    let storage = view.map_or(0, storage_size);
-    append_count(&mut out, cstr!("storageSize"), (storage / scale) as u64);
-    if let Some(view) = view {
-        out.append(cstr!("freeStorageSize"), 0);
-        out.append(cstr!("capped"), view.is_capped());
-    }
-    let mut sizes = RawDocumentBuf::new();
-    let mut indexes = 0;
-    for (spec, _) in view.iter().flat_map(|view| view.indexes()) {
-        append(&mut sizes, &spec.name, RawBsonRef::Int32((4096 / scale) as i32));
-        indexes += 1;
-    }
-    out.append(cstr!("nindexes"), indexes);
-    append_count(&mut out, cstr!("totalIndexSize"), (i64::from(indexes) * 4096 / scale) as u64);
-    let total = storage + i64::from(indexes) * 4096;
-    append_count(&mut out, cstr!("totalSize"), (total / scale) as u64);
-    out.append(cstr!("indexSizes"), sizes);
-    append_count(&mut out, cstr!("scaleFactor"), scale as u64);
-    out
-}
-
-fn coll_stats(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    let namespace = namespace(op)?;
-    let scale = read_scale("collStats", op)?;
-    let view = server.storage.collection(&namespace, ReadAt::Newest);
-    let mut reply = rawdoc! { "ns": namespace.as_str() };
-    append_all(&mut reply, &storage_stats(view.as_ref(), scale));
-    Ok(Outcome::Reply(reply))
-}
-
-fn db_stats(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    let scale = read_scale("dbStats", op)?;
-    let prefix = format!("{}.", op.db);
-    let (mut collections, mut objects, mut size, mut storage, mut indexes) = (0, 0, 0, 0, 0);
-    for view in server.storage.collections(ReadAt::Newest) {
-        if view.namespace().starts_with(&prefix) {
-            collections += 1_i64;
-            objects += view.count() as i64;
-            size += view.size_bytes() as i64;
-            storage += storage_size(&view);
-            indexes += view.indexes().count() as i64;
-        }
-    }
-    let average = if objects > 0 { size as f64 / objects as f64 } else { 0.0 };
-    let scaled = |bytes: i64| bytes as f64 / scale as f64;
-    Ok(Outcome::Reply(rawdoc! {
-        "db": op.db.as_str(),
-        "collections": collections,
-        "views": 0_i64,
-        "objects": objects,
-        "avgObjSize": average,
-        "dataSize": scaled(size),
-        "storageSize": scaled(storage),
-        "indexes": indexes,
-        "indexSize": scaled(indexes * 4096),
-        "totalSize": scaled(storage + indexes * 4096),
-        "scaleFactor": scale as f64,
-    }))
-}
-
-fn read_scale(command: &str, op: &Operation) -> Result<i64, CommandError> {
-    let mut scale = 1;
-    each_argument(command, &op.body, |field, value| {
-        match field {
-            "scale" => scale = safe_i64(&format!("{command}.scale"), value)?,
-            "freeStorage" | "verbose" => {}
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    if scale < 1 {
-        return Err(CommandError::new(
-            51_024,
-            format!("BSON field 'scale' value must be >= 1, actual value '{scale}'"),
-        ));
-    }
-    Ok(scale)
-}
-
-/// What the data would take on disk: whole pages of 4096 bytes.
-fn storage_size(view: &CollectionView<'_>) -> i64 {
-    (view.size_bytes() as i64 + 4095) / 4096 * 4096
 }
 
 fn parse_filter(

@@ -21,6 +21,7 @@ pub(crate) mod request;
 mod scan;
 mod session;
 pub(crate) mod spec;
+mod statistics;
 pub(crate) mod wait;
 mod write;
 pub(crate) mod write_concern;
@@ -41,6 +42,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     read::COMMANDS,
     replication::COMMANDS,
     session::COMMANDS,
+    statistics::COMMANDS,
     write::COMMANDS,
 ];
 
