@@ -379,6 +379,7 @@ def balanced_reads(binary):
             measure(client, listener, secondaries, "three secondaries share the reads")
             maintenance(served, client, listener, serviced)
             measure(client, listener, secondaries, "the serviced one has its share again")
+            replaced(client, listener, serviced, [late, steady], secondaries)
 
 
 def on_orders(host):
@@ -386,10 +387,14 @@ def on_orders(host):
         return client.shop.orders.find_one({"_id": "first"}) is not None
 
 
+def known_secondaries(client):
+    return {"%s:%s" % node for node in client.secondaries}
+
+
 def back(client, host, what):
     """A driver sees a member again within a heartbeat of its return."""
     began = time.monotonic()
-    wait_for(what, lambda: host in {"%s:%s" % node for node in client.secondaries})
+    wait_for(what, lambda: host in known_secondaries(client))
     took = time.monotonic() - began
     say(f"{what} is seen {took:.1f} s after its return")
     return took
@@ -397,8 +402,7 @@ def back(client, host, what):
 
 def measure(client, listener, hosts, what, count=900):
     """Reads through the same client and judges who answered."""
-    known = lambda: {"%s:%s" % node for node in client.secondaries} == set(hosts)
-    wait_for(f"the secondaries {hosts}", known)
+    wait_for(f"the secondaries {hosts}", lambda: known_secondaries(client) == set(hosts))
     nearby = client.shop.orders.with_options(read_preference=ReadPreference.SECONDARY)
     # The first reads open connections.
     for _ in range(50):
@@ -416,20 +420,38 @@ def maintenance(served, client, listener, host):
     wait_for("the application", lambda: application.operations > 200)
     served.ctl("shutdown", host)
     wait_for("the shutdown", lambda: served.states()[host] == "not running")
+    assert host not in known_secondaries(client), "a member without a process is believed alive"
     so_far = application.operations
     wait_for("reads without it", lambda: application.operations > so_far + 200)
+    without = listener.share().get(host, 0)
+    assert host not in known_secondaries(client), "a member without a process is believed alive"
     served.ctl("restart", host)
     took = back(client, host, "the serviced member")
-    # It is a secondary at once; a heartbeat, and something for a busy machine.
+    # It is a secondary at once: a heartbeat, and something for a busy machine.
     assert took <= HEARTBEAT_MS / 1000 + 1, f"more than one heartbeat: {took}"
-    before = listener.share().get(host, 0)
-    wait_for("its share", lambda: listener.share().get(host, 0) > before + 50)
+    wait_for("its share", lambda: listener.share().get(host, 0) > without + 50)
     application.stop()
     assert not application.errors, application.errors[:3]
     others = {other: count for other, count in listener.cleared.items() if other != host}
     assert not others, f"connections to other members were disturbed: {others}"
     say(f"maintenance: {application.operations} operations went on, not one error was seen,")
     say("  and no connection to another member was disturbed")
+
+
+def replaced(client, listener, host, others, everybody):
+    """A host that leaves the configuration is dropped; one that enters it is picked up."""
+    config = client.admin.command("replSetGetConfig")["config"]
+    members = config["members"]
+    config["members"] = [member for member in members if member["host"] != host]
+    config["version"] += 1
+    client.admin.command("replSetReconfig", config)
+    wait_for("the host to be dropped", lambda: host not in known_secondaries(client))
+    measure(client, listener, others, "a removed host is dropped")
+    config = client.admin.command("replSetGetConfig")["config"]
+    config["members"] = members
+    config["version"] += 1
+    client.admin.command("replSetReconfig", config)
+    measure(client, listener, everybody, "a host that joins is picked up")
 
 
 def main():

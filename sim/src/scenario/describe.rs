@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::format::{
     Acknowledgement, Action, Configuration, EndRef, Fault, Load, LoadKind, MemberRef, Namespace,
-    Operation, OperationKind, ReadMode, ReadSpec, Wait, WriteConcernSpec,
+    Operation, OperationKind, ReadMode, ReadSpec, Reconfiguration, Wait, WriteConcernSpec,
 };
 use crate::trace::MemberState;
 
@@ -15,6 +15,12 @@ pub(crate) fn action(action: &Action) -> Option<String> {
         Action::Note | Action::Expect(_) | Action::Operation(_) => return None,
         Action::Start { member } => format!("start {member}"),
         Action::Initiate { on, configuration, .. } => initiate(on, configuration),
+        Action::Reconfigure { change: Reconfiguration::Add(host), .. } => {
+            format!("reconfigure: add {host}")
+        }
+        Action::Reconfigure { change: Reconfiguration::Remove(member), .. } => {
+            format!("reconfigure: remove {}", self::member(member))
+        }
         Action::WaitFor { what, within } => {
             format!("wait for {}, at most {}", wait(what), duration(*within))
         }

@@ -49,6 +49,10 @@ pub(crate) enum Action {
         configuration: Configuration,
         expected: Expected,
     },
+    Reconfigure {
+        change: Reconfiguration,
+        expected: Expected,
+    },
     WaitFor {
         what: Wait,
         within: Duration,
@@ -89,6 +93,13 @@ pub(crate) enum Configuration {
     /// These members, with the `settings` of the file.
     Members(Vec<String>),
     Document(Document),
+}
+
+/// A change of the set's members.
+#[derive(Clone, Debug)]
+pub(crate) enum Reconfiguration {
+    Add(String),
+    Remove(MemberRef),
 }
 
 /// What to wait for.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod checks;
 mod client;
 mod describe;
 mod diagnostic;

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use stepdown_driver::error::Error;
 
 use super::client::{LoadReport, ScenarioClient};
 use super::describe;
 use super::diagnostic::Position;
 use super::format::{
-    Action, Balanced, Check, Configuration, EndRef, Expected, Fault, Load, LoadExpected, MemberRef,
-    Operation, SetSettings, Step, Wait,
+    Action, Configuration, EndRef, Expected, Fault, Load, LoadExpected, MemberRef, Operation,
+    Reconfiguration, SetSettings, Step, Wait,
 };
-use super::judge::{Answer, Disappointment, documents, is_even, judge, same_documents};
+use super::judge::{Answer, Disappointment, judge};
 use super::{Failure, Outcome, RunOptions, Scenario};
 use crate::trace::{EventKind, MemberState};
 use crate::world::{FaultError, JoinHandle, Member, Sim};
@@ -50,9 +50,9 @@ pub(crate) fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
     Outcome { timeline: run.sim.timeline(), json_lines: run.sim.json_lines(), failures }
 }
 
-struct Run<'s> {
+pub(crate) struct Run<'s> {
     scenario: &'s Scenario,
-    sim: Sim,
+    pub(crate) sim: Sim,
     clients: BTreeMap<String, ScenarioClient>,
     /// Direct connections for looking into members.
     inspectors: BTreeMap<String, ScenarioClient>,
@@ -60,7 +60,7 @@ struct Run<'s> {
     loads: BTreeMap<String, (JoinHandle<LoadReport>, String)>,
 }
 
-type Verdict = Result<(), Disappointment>;
+pub(crate) type Verdict = Result<(), Disappointment>;
 
 impl Run<'_> {
     fn tell(&mut self, seed: u64) -> Result<(), Failure> {
@@ -110,6 +110,7 @@ impl Run<'_> {
             Action::Initiate { on, configuration, expected } => {
                 self.initiate(on, configuration, expected)?;
             }
+            Action::Reconfigure { change, expected } => self.reconfigure(change, expected)?,
             Action::WaitFor { what, within } => self.wait_for(what, *within)?,
             Action::Connect { client, uri } => {
                 let connected =
@@ -146,7 +147,7 @@ impl Run<'_> {
     }
 
     /// The name of a member that plays a role now.
-    fn resolve(&self, member: &MemberRef) -> Result<String, Disappointment> {
+    pub(crate) fn resolve(&self, member: &MemberRef) -> Result<String, Disappointment> {
         let found = match member {
             MemberRef::Named(name) => Some(name.clone()),
             MemberRef::Remembered(name) => self.remembered.get(name).cloned(),
@@ -244,6 +245,35 @@ impl Run<'_> {
         judge(expected, &outcome)
     }
 
+    /// replSetReconfig on the primary: its configuration with one member more, or one less.
+    fn reconfigure(&mut self, change: &Reconfiguration, expected: &Expected) -> Verdict {
+        let primary = self.resolve(&MemberRef::Primary)?;
+        let wanted = match change {
+            Reconfiguration::Add(host) => host.clone(),
+            Reconfiguration::Remove(member) => self.resolve(member)?,
+        };
+        let inspector = self.inspector(&primary)?.clone();
+        let current = inspector.command("admin", doc! { "replSetGetConfig": 1 });
+        let unreadable = |seen: String| Disappointment {
+            expected: format!("a configuration from {primary}"),
+            seen,
+        };
+        let reply = self.sim.block_on(current).map_err(|error| unreadable(error.to_string()))?;
+        let mut configuration = reply
+            .documents
+            .first()
+            .and_then(|reply| reply.get_document("config").ok().cloned())
+            .ok_or_else(|| unreadable(super::judge::documents(&reply.documents)))?;
+        change_members(&mut configuration, change, &wanted)
+            .ok_or_else(|| unreadable(configuration.to_string()))?;
+        let command = doc! { "replSetReconfig": configuration };
+        let outcome = self.sim.block_on(inspector.command("admin", command));
+        let verb = if matches!(change, Reconfiguration::Add(_)) { "adds" } else { "removes" };
+        let what = format!("replSetReconfig, which {verb} {wanted}");
+        self.record("reconfigure", &what, &outcome, Some(&primary));
+        judge(expected, &outcome)
+    }
+
     /// A configuration with the file's timeouts.
     fn written_out(&self, members: &[String]) -> Document {
         let settings = &self.scenario.parsed.set;
@@ -296,7 +326,7 @@ impl Run<'_> {
 
     // ---- clients
 
-    fn client(&self, name: &str) -> &ScenarioClient {
+    pub(crate) fn client(&self, name: &str) -> &ScenarioClient {
         // The parser has seen to it that a client is connected before it is used.
         &self.clients[name]
     }
@@ -346,68 +376,8 @@ impl Run<'_> {
         self.judge_load(handle, &client, expected, within)
     }
 
-    fn judge_load(
-        &self,
-        handle: JoinHandle<LoadReport>,
-        client: &str,
-        expected: &LoadExpected,
-        within: Duration,
-    ) -> Verdict {
-        let finished = self.sim.run_until(within, |_| handle.is_finished());
-        finished.map_err(|_| Disappointment {
-            expected: format!("the load to finish within {}", describe::duration(within)),
-            seen: "it goes on".to_string(),
-        })?;
-        let report = self.sim.block_on(handle);
-        self.sim.record(client, EventKind::Note { text: report.to_string() });
-        let failed = report.failures();
-        if failed > expected.errors || failed < expected.errors_at_least {
-            let wanted = match (expected.errors_at_least, expected.errors) {
-                (0, most) => format!("at most {most} errors"),
-                (least, u32::MAX) => format!("at least {least} errors"),
-                (least, most) => format!("{least} to {most} errors"),
-            };
-            return Err(Disappointment { expected: wanted, seen: report.to_string() });
-        }
-        self.judge_shares(&report, expected)
-    }
-
-    fn judge_shares(&self, report: &LoadReport, expected: &LoadExpected) -> Verdict {
-        let disappointed =
-            |expected: String| Err(Disappointment { expected, seen: report.to_string() });
-        let members = match &expected.balanced {
-            None => Vec::new(),
-            Some(Balanced::Secondaries) => {
-                self.sim.secondaries().iter().map(|member| member.name.to_string()).collect()
-            }
-            Some(Balanced::Members(members)) => {
-                members.iter().map(|member| self.resolve(member)).collect::<Result<Vec<_>, _>>()?
-            }
-        };
-        if expected.balanced.is_some() {
-            let counts: Vec<u32> = members.iter().map(|name| report.share(name)).collect();
-            if is_even(&counts) != Some(true) {
-                let among = members.join(", ");
-                return disappointed(format!("an even share for each of {among}"));
-            }
-        }
-        for (member, least) in &expected.at_least {
-            let name = self.resolve(member)?;
-            if report.share(&name) < *least {
-                return disappointed(format!("at least {least} from {name}"));
-            }
-        }
-        for member in &expected.nothing_from {
-            let name = self.resolve(member)?;
-            if report.share(&name) > 0 {
-                return disappointed(format!("nothing from {name}"));
-            }
-        }
-        Ok(())
-    }
-
     /// A direct connection to a member, for what no application does.
-    fn inspector(&mut self, member: &str) -> Result<&ScenarioClient, Disappointment> {
+    pub(crate) fn inspector(&mut self, member: &str) -> Result<&ScenarioClient, Disappointment> {
         if !self.inspectors.contains_key(member) {
             let client =
                 ScenarioClient::inspector(&self.sim, member).map_err(|error| Disappointment {
@@ -418,91 +388,13 @@ impl Run<'_> {
         }
         Ok(&self.inspectors[member])
     }
-
-    // ---- expectations
-
-    fn check(&mut self, check: &Check) -> Verdict {
-        let name_or_none = |member: Option<Member>| {
-            member.map_or("none".to_string(), |member| member.name.to_string())
-        };
-        match check {
-            Check::Primary(wanted) => {
-                let wanted = match wanted {
-                    Some(member) => self.resolve(member)?,
-                    None => "none".to_string(),
-                };
-                let seen = name_or_none(self.sim.primary());
-                self.compare(format!("the primary is {wanted}"), wanted == seen, || {
-                    format!("the primary is {seen}")
-                })
-            }
-            Check::PrimaryIsNot(member) => {
-                let unwanted = self.resolve(member)?;
-                let seen = name_or_none(self.sim.primary());
-                self.compare(format!("the primary is not {unwanted}"), unwanted != seen, || {
-                    format!("the primary is {seen}")
-                })
-            }
-            Check::State(member, allowed) => {
-                let name = self.resolve(member)?;
-                let seen = state_of(&self.sim, &name);
-                let words: Vec<&str> = allowed.iter().map(|state| state.name()).collect();
-                let expected = format!("{name} is {}", words.join(" or "));
-                self.compare(expected, seen.is_some_and(|seen| allowed.contains(&seen)), || {
-                    states(&self.sim)
-                })
-            }
-            Check::Down(member) => {
-                let name = self.resolve(member)?;
-                let down = state_of(&self.sim, &name) == Some(MemberState::Down);
-                self.compare(format!("{name} is down"), down, || states(&self.sim))
-            }
-            Check::ClientPrimary { client, primary } => {
-                let wanted = match primary {
-                    Some(member) => self.resolve(member)?,
-                    None => "none".to_string(),
-                };
-                let seen = self.client(client).primary().unwrap_or_else(|| "none".to_string());
-                let expected = format!("{client} sees {wanted} as the primary");
-                self.compare(expected, wanted == seen, || format!("it sees {seen}"))
-            }
-            Check::ClientMembers { client, count } => {
-                let seen = self.client(client).members();
-                let expected = format!("{client} sees {count} members");
-                self.compare(expected, seen.len() == *count, || {
-                    format!("it sees {}", seen.join(", "))
-                })
-            }
-            Check::Holds { member, of, documents: wanted } => {
-                let name = self.resolve(member)?;
-                let inspector = self.inspector(&name)?.clone();
-                let found = self.sim.block_on(inspector.all(of));
-                let what =
-                    format!("{name} holds {} {}", describe::namespace(of), documents(wanted));
-                match found {
-                    Ok(found) => {
-                        self.compare(what, same_documents(&found, wanted), || documents(&found))
-                    }
-                    Err(error) => Err(Disappointment { expected: what, seen: error.to_string() }),
-                }
-            }
-        }
-    }
-
-    /// Notes what held, or is disappointed.
-    fn compare(&self, expected: String, holds: bool, seen: impl FnOnce() -> String) -> Verdict {
-        if !holds {
-            return Err(Disappointment { expected, seen: seen() });
-        }
-        self.sim.note(format!("as expected: {expected}"));
-        Ok(())
-    }
 }
 
 /// The member a step is about.
 fn subject(action: &Action) -> Option<&MemberRef> {
     match action {
         Action::Initiate { on, .. } => Some(on),
+        Action::Reconfigure { change: Reconfiguration::Remove(member), .. } => Some(member),
         Action::WaitFor { what: Wait::State { member, .. }, .. } => Some(member),
         Action::Fault(
             Fault::Kill(member)
@@ -517,7 +409,33 @@ fn subject(action: &Action) -> Option<&MemberRef> {
     }
 }
 
-fn state_of(sim: &Sim, name: &str) -> Option<MemberState> {
+/// The next version of a configuration, with `host` added or removed; `None` if it is not one.
+fn change_members(
+    configuration: &mut Document,
+    change: &Reconfiguration,
+    host: &str,
+) -> Option<()> {
+    let integer = |value: &Bson| value.as_i64().or(value.as_i32().map(i64::from));
+    let version = integer(configuration.get("version")?)?;
+    configuration.insert("version", version + 1);
+    // The server fills in its own.
+    configuration.remove("term");
+    let members = configuration.get_array_mut("members").ok()?;
+    match change {
+        Reconfiguration::Remove(_) => members.retain(|member| {
+            member.as_document().and_then(|member| member.get_str("host").ok()) != Some(host)
+        }),
+        Reconfiguration::Add(_) => {
+            let ids =
+                members.iter().filter_map(|member| integer(member.as_document()?.get("_id")?));
+            let id = ids.max().unwrap_or(-1) + 1;
+            members.push(Bson::Document(doc! { "_id": id, "host": host }));
+        }
+    }
+    Some(())
+}
+
+pub(crate) fn state_of(sim: &Sim, name: &str) -> Option<MemberState> {
     let member = sim.member(name)?;
     Some(member.state().unwrap_or(MemberState::Down))
 }
@@ -543,7 +461,7 @@ fn has_caught_up(sim: &Sim) -> bool {
 }
 
 /// Everybody's state, for a disappointment.
-fn states(sim: &Sim) -> String {
+pub(crate) fn states(sim: &Sim) -> String {
     let all: Vec<String> = sim
         .members()
         .iter()

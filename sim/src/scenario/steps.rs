@@ -9,16 +9,17 @@ use toml::de::DeValue;
 use super::diagnostic::{Diagnostics, suggest};
 use super::expectations::{parse_checks, parse_expected, parse_load_expected};
 use super::faults::parse_fault;
-use super::format::{Action, Configuration, Step, Wait};
+use super::format::{Action, Configuration, Reconfiguration, Step, Wait};
 use super::operations::{parse_load, parse_operation};
 use super::parse::{Names, parse_host};
 use super::reader::{Table, as_integer, as_string, wrong_type};
 use crate::trace::MemberState;
 
 /// What each step has exactly one of; a step may also be a `note` or an `expect` alone.
-const VERBS: [&str; 26] = [
+const VERBS: [&str; 27] = [
     "start",
     "initiate",
+    "reconfigure",
     "wait_for",
     "connect",
     "insert",
@@ -122,6 +123,7 @@ fn remembers(verb: &str) -> bool {
         verb,
         "start"
             | "initiate"
+            | "reconfigure"
             | "wait_for"
             | "kill"
             | "shutdown"
@@ -157,6 +159,7 @@ fn parse_action(
             Action::Start { member }
         }
         "initiate" => parse_initiate(diagnostics, names, step)?,
+        "reconfigure" => parse_reconfigure(diagnostics, names, step)?,
         "wait_for" => {
             let what = parse_wait(diagnostics, names, step);
             let within = within(diagnostics, step);
@@ -233,6 +236,31 @@ fn parse_initiate(
         }
     };
     Some(Action::Initiate { on: on?, configuration, expected: expected? })
+}
+
+fn parse_reconfigure(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+) -> Option<Action> {
+    let span = step.key_span("reconfigure");
+    let mut table = step.table(diagnostics, "reconfigure")?;
+    let add = table.take("add");
+    let remove = table.take("remove");
+    table.finish(diagnostics);
+    let expected = parse_expected(diagnostics, step);
+    let change = match (add, remove) {
+        (Some(host), None) => names.literal(diagnostics, "add", host).map(Reconfiguration::Add),
+        (None, Some(member)) => {
+            names.member_value(diagnostics, "remove", member).map(Reconfiguration::Remove)
+        }
+        _ => {
+            let hint = "reconfigure = { add = \"d\" } or { remove = \"secondary\" }".to_string();
+            diagnostics.problem(&span, "a reconfiguration adds or removes one member", Some(hint));
+            None
+        }
+    };
+    Some(Action::Reconfigure { change: change?, expected: expected? })
 }
 
 fn parse_wait(
