@@ -84,6 +84,14 @@ fn start_three(name: &str) -> Option<Vec<Mongod>> {
 }
 
 async fn initiate(members: &[Mongod]) {
+    // The quorum check of replSetInitiate needs everybody to listen already.
+    for member in members {
+        let began = Instant::now();
+        while tokio::net::TcpStream::connect(("127.0.0.1", member.port)).await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(60), "{} starts", member.address());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     let direct = format!("mongodb://{}/?directConnection=true", members[0].address());
     let client = Client::with_uri_str(&direct).await.unwrap();
     let hosts: Vec<_> = members
