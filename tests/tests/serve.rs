@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use bson::{Document, RawDocumentBuf, rawdoc};
+use bson::{Document, RawArrayBuf, RawDocumentBuf, rawdoc};
 use serde_json::{Value, json};
 use stepdown::serve::{Narrator, ServeOptions, Server};
 use stepdown_driver::wire::{FrameReader, Message};
@@ -148,6 +148,48 @@ fn a_paused_member_accepts_and_is_silent_until_it_is_resumed() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut byte = [0];
     stream.read_exact(&mut byte).expect("what was asked meanwhile is answered");
+}
+
+#[test]
+fn a_silent_member_does_not_take_in_more_than_buffers_hold() {
+    let server = serve(ServeOptions::default());
+    control(&server, "POST", "/members/0/pause", None);
+    let mut stream = connect(server.members()[0]).unwrap();
+    stream.set_write_timeout(Some(SILENCE)).unwrap();
+    // The header of a large OP_MSG, and then its bytes: more than any kernel buffers.
+    for field in [40 << 20, 1, 0, 2013_i32] {
+        stream.write_all(&field.to_le_bytes()).unwrap();
+    }
+    let stuck = stream.write_all(&vec![0; 40 << 20]).unwrap_err();
+    assert!(matches!(stuck.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{stuck}");
+}
+
+#[test]
+fn a_client_that_asks_and_does_not_read_is_disconnected() {
+    let server = serve(ServeOptions::default());
+    let (_, address) = member_in(&server, "PRIMARY");
+    let mut stream = connect(address).unwrap();
+    let mut documents = RawArrayBuf::new();
+    documents.push(rawdoc! { "_id": 1, "text": "x".repeat(8 << 20) });
+    let insert = rawdoc! { "insert": "large", "documents": documents, "$db": "test" };
+    let reply = ask(&mut stream, insert).unwrap();
+    assert_eq!(reply.get_i32("n").unwrap(), 1, "{reply}");
+
+    let mut bytes = Vec::new();
+    let asked = 30;
+    for id in 0..asked {
+        Message::new(id, 0, rawdoc! { "find": "large", "$db": "test" }).encode(&mut bytes);
+    }
+    stream.write_all(&bytes).unwrap();
+    // Others are served meanwhile.
+    assert_eq!(hello(address).get_f64("ok").unwrap(), 1.0);
+    std::thread::sleep(SILENCE);
+    let mut buffer = vec![0; 1 << 20];
+    let mut read: usize = 0;
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        read += count;
+    }
+    assert!(read < (asked as usize) * (8 << 20), "all {read} bytes were kept for it");
 }
 
 #[test]

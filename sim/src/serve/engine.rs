@@ -1,6 +1,6 @@
 //! The engine: one thread that owns the world, lets its time pass, and carries bytes in and out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant as RealInstant};
@@ -70,6 +70,9 @@ pub(crate) struct Engine {
     doors: Vec<Door>,
     connections: BTreeMap<ConnectionNumber, Connection>,
     numbers: BTreeMap<ExternalId, ConnectionNumber>,
+    /// Members that take nothing in: paused, or cut off from the clients.
+    paused: BTreeSet<usize>,
+    cut_off: BTreeSet<usize>,
     /// How much of the world's record has been told.
     told: usize,
     narrator: Narrator,
@@ -77,8 +80,11 @@ pub(crate) struct Engine {
 }
 
 struct Connection {
+    member: usize,
     external: ExternalId,
     outgoing: Outgoing,
+    /// Credits of bytes that a silent member will not look at yet: its sockets are not read on.
+    held: Vec<OwnedSemaphorePermit>,
 }
 
 impl Engine {
@@ -108,6 +114,8 @@ impl Engine {
             doors: Vec::new(),
             connections: BTreeMap::new(),
             numbers: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            cut_off: BTreeSet::new(),
             told: 0,
             narrator,
         };
@@ -189,14 +197,19 @@ impl Engine {
                 let name = self.names[member].as_str();
                 if let Ok(external) = self.sim.open_external(name, &remote.to_string()) {
                     self.numbers.insert(external, connection);
-                    self.connections.insert(connection, Connection { external, outgoing });
+                    let held = Vec::new();
+                    let opened = Connection { member, external, outgoing, held };
+                    self.connections.insert(connection, opened);
                 }
             }
             Input::Bytes { connection, bytes, credit } => {
-                if let Some(connection) = self.connections.get(&connection) {
+                if let Some(connection) = self.connections.get_mut(&connection) {
                     self.sim.external_send(connection.external, bytes);
+                    let member = &connection.member;
+                    if self.paused.contains(member) || self.cut_off.contains(member) {
+                        connection.held.push(credit);
+                    }
                 }
-                drop(credit);
             }
             Input::Closed { connection } => self.close(connection),
             Input::Control { request, reply } => {
@@ -266,6 +279,9 @@ impl Engine {
     fn mind_the_doors(&mut self) {
         for (index, door) in self.doors.iter_mut().enumerate() {
             let alive = self.sim.member(self.names[index].as_str()).is_some_and(|m| m.alive);
+            if !alive {
+                self.paused.remove(&index);
+            }
             if alive && !door.is_open() {
                 if let Err(error) = door.open(self.runtime.handle(), &self.lobby, None) {
                     let name = &self.names[index];
@@ -301,11 +317,22 @@ impl Engine {
             Request::Restart { member, empty: true } => {
                 self.process(&member, "restarted with an empty dbpath", Sim::restart_empty)?
             }
-            Request::Pause(member) => self.process(&member, "paused", Sim::pause)?,
-            Request::Resume(member) => self.process(&member, "resumed", Sim::resume)?,
+            Request::Pause(member) => {
+                let response = self.process(&member, "paused", Sim::pause)?;
+                self.paused.extend(self.index_of(&response));
+                response
+            }
+            Request::Resume(member) => {
+                let response = self.process(&member, "resumed", Sim::resume)?;
+                if let Some(index) = self.index_of(&response) {
+                    self.paused.remove(&index);
+                }
+                response
+            }
             Request::Partition(groups) => self.partition(groups)?,
             Request::Heal => {
                 self.sim.heal();
+                self.cut_off.clear();
                 Response::Done { message: "every fault of the network ended".into() }
             }
             Request::Advance(duration) => {
@@ -313,10 +340,28 @@ impl Engine {
                 Response::Done { message: format!("it is {} s now", self.sim.now()) }
             }
         };
+        self.give_back_credits();
         self.sim.run_to(self.sim.now());
         // Whoever asked for a kill may count on a closed port when the answer comes.
         self.flush();
         Ok(response)
+    }
+
+    /// Sockets of members that take bytes in again are read on.
+    fn give_back_credits(&mut self) {
+        for connection in self.connections.values_mut() {
+            let member = &connection.member;
+            if !self.paused.contains(member) && !self.cut_off.contains(member) {
+                connection.held.clear();
+            }
+        }
+    }
+
+    fn index_of(&self, response: &Response) -> Option<usize> {
+        let Response::Member { name, .. } = response else {
+            return None;
+        };
+        self.names.iter().position(|known| known == name)
     }
 
     fn process(
