@@ -32,3 +32,15 @@ fn failover() {
 fn balanced_reads() {
     compare_with_recorded("balanced-reads");
 }
+
+#[test]
+fn the_example_of_the_manual_holds() {
+    let manual = format!("{}/../docs/scenarios.md", env!("CARGO_MANIFEST_DIR"));
+    let manual = std::fs::read_to_string(manual).expect("the manual can be read");
+    let (_, example) = manual.split_once("```toml\n").expect("the manual has an example");
+    let (example, _) = example.split_once("```").expect("the example ends");
+    let scenario =
+        Scenario::parse("docs/scenarios.md", example).unwrap_or_else(|error| panic!("{error}"));
+    let outcome = scenario.run(&RunOptions::default());
+    assert!(outcome.held(), "{:?}\n{}", outcome.failures(), outcome.timeline());
+}
