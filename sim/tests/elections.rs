@@ -244,3 +244,38 @@ fn a_frozen_member_does_not_stand() {
     assert!(sim.primary().is_none());
     primary_within(&sim, Duration::from_secs(60));
 }
+
+#[test]
+fn a_heartbeat_sent_by_hand_gets_the_answer_members_get() {
+    let sim = elected(37, 3);
+    sim.advance(Duration::from_secs(5));
+    let request = doc! {
+        "replSetHeartbeat": "foo", "configVersion": 0_i64, "configTerm": 0_i64, "hbv": 1_i64,
+        "fromId": 77, "term": 1_i64, "primaryId": -1,
+    };
+    let reply = sim.command("a:27017", "admin", request).unwrap();
+    assert_eq!(reply.get_i32("state").unwrap(), 1);
+    assert_eq!(reply.get_str("set").unwrap(), "foo");
+    let config = reply.get_document("config").expect("the asker's configuration is older");
+    assert_eq!(config.get_i32("version").unwrap(), 1);
+    let strangers = sim
+        .command("a:27017", "admin", doc! { "replSetHeartbeat": "bar", "configVersion": 1_i64 })
+        .unwrap();
+    assert_eq!(strangers.get_i32("code").unwrap(), 108, "{strangers}");
+}
+
+#[test]
+fn a_vote_asked_for_by_hand_is_refused_to_a_stale_candidate_with_the_reason() {
+    let sim = elected(41, 3);
+    sim.advance(Duration::from_secs(5));
+    let request = doc! {
+        "replSetRequestVotes": 1, "setName": "foo", "dryRun": true, "term": 1_i64,
+        "candidateIndex": 1_i64, "configVersion": 1_i64, "configTerm": 1_i64,
+        "lastWrittenOpTime": { "ts": bson::Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+        "lastAppliedOpTime": { "ts": bson::Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+    };
+    let reply = sim.command("c:27017", "admin", request).unwrap();
+    assert!(!reply.get_bool("voteGranted").unwrap(), "{reply}");
+    let reason = reply.get_str("reason").unwrap();
+    assert!(reason.starts_with("candidate's data is staler than mine"), "{reason}");
+}

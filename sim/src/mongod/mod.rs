@@ -66,6 +66,9 @@ pub struct Options {
     pub clock: WallClock,
     /// Whether to give out [`Output::Event`]s.
     pub record: bool,
+    /// Sends every message to and from other members through its document and back, and panics if
+    /// that changes it. For tests: it costs far more than the message.
+    pub check_messages: bool,
 }
 
 /// `--replSet name/seed,seed`.

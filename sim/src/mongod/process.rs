@@ -16,13 +16,18 @@ use super::command::wait::Parked;
 use super::error::CommandError;
 use super::oplog_entry::OplogEntry;
 use super::optime::{OpTime, Ts};
-use super::peer::{PeerReply, PeerRequest};
+use super::peer::{
+    Heartbeat, HeartbeatReply, PeerReply, PeerRequest, RequestVotes, RequestVotesReply,
+    UpdatePosition,
+};
 use super::repl::config::ReplSetConfig;
 use super::repl::{LastVote, Position, Repl, RpcKind, SpareBoxes};
 use super::session::Sessions;
 use super::storage::{RollbackFile, Storage};
 use super::timer::{Timer, TimerTable};
-use super::{DataFiles, Input, MemberStatus, Options, Output, PeerId, ReplyTo, RpcId};
+use super::{
+    DataFiles, Input, MemberStatus, Options, Output, PeerId, ReplyTo, RpcId, ServerVersion,
+};
 use crate::random::RandomStream;
 use crate::trace::{Event, EventKind, MemberState};
 
@@ -314,11 +319,56 @@ impl Mongod {
     }
 
     pub(crate) fn request(&mut self, to: PeerId, rpc: RpcId, request: PeerRequest) {
+        if self.options.check_messages {
+            self.check_request(&request);
+        }
         self.outputs.push_back(Output::PeerRequest { to, rpc, request });
     }
 
     pub(crate) fn reply(&mut self, reply_to: ReplyTo, reply: PeerReply) {
+        if self.options.check_messages {
+            self.check_reply(&reply);
+        }
         self.outputs.push_back(Output::PeerReply { reply_to, reply });
+    }
+
+    /// The checking mode: a request survives being a document.
+    fn check_request(&self, request: &PeerRequest) {
+        let written = self.options.version >= ServerVersion::V8_0;
+        match request {
+            PeerRequest::Heartbeat(heartbeat) => {
+                let name = self.repl.set_name.as_deref().unwrap_or_default();
+                let back = Heartbeat::from_document(&heartbeat.to_document(name));
+                assert_eq!(back.as_ref(), Ok(&**heartbeat), "a heartbeat is not its document");
+            }
+            PeerRequest::RequestVotes(votes) => {
+                let back = RequestVotes::from_document(&votes.to_document(written));
+                assert_eq!(back.as_ref(), Ok(&**votes), "a vote request is not its document");
+            }
+            PeerRequest::UpdatePosition(update) => {
+                let back = UpdatePosition::from_document(&update.to_document(written));
+                assert_eq!(back.as_ref(), Ok(&**update), "a position update is not its document");
+            }
+            _ => {}
+        }
+    }
+
+    /// The checking mode: a reply survives being a document.
+    fn check_reply(&self, reply: &PeerReply) {
+        let written = self.options.version >= ServerVersion::V8_0;
+        match reply {
+            PeerReply::Heartbeat(reply) => {
+                let config = self.repl.config.as_deref();
+                let document = reply.to_document(config, written);
+                let back = HeartbeatReply::from_document(&document, config);
+                assert_eq!(back.as_ref(), Ok(&**reply), "a heartbeat reply is not its document");
+            }
+            PeerReply::RequestVotes(reply) => {
+                let back = RequestVotesReply::from_document(&reply.to_document());
+                assert_eq!(back.as_ref(), Ok(&**reply), "a vote is not its document");
+            }
+            _ => {}
+        }
     }
 
     /// The name of the member at `host`, announced when it is new.

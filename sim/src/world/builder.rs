@@ -123,8 +123,8 @@ impl SimBuilder {
         self
     }
 
-    /// Whether the invariants of a set are checked after each thing a member does; in debug builds
-    /// unless told.
+    /// Whether the invariants of a set are checked after each thing a member does, and each message
+    /// between members is sent through its document and back; in debug builds unless told.
     pub fn check_invariants(mut self, check: bool) -> Self {
         self.check_invariants = check;
         self

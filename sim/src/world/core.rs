@@ -412,6 +412,7 @@ impl World {
             version: self.version,
             clock: host.clock,
             record: !self.recorder.is_off(),
+            check_messages: self.invariants.is_some(),
         };
         // Each process draws from a stream of its own: what one draws before a crash moves nothing after it.
         let start = host.epoch.div_ceil(2);

@@ -14,6 +14,7 @@ pub(crate) mod fail_point;
 mod find_and_modify;
 mod hello;
 mod indexes;
+mod member;
 pub mod operation;
 mod read;
 mod replication;
@@ -38,6 +39,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     fail_point::COMMANDS,
     find_and_modify::COMMANDS,
     hello::COMMANDS,
+    member::COMMANDS,
     indexes::COMMANDS,
     read::COMMANDS,
     replication::COMMANDS,

@@ -33,6 +33,7 @@ impl Server {
     fn of_version(version: ServerVersion) -> Server {
         let host: Arc<str> = "a:27017".into();
         let options = Options {
+            check_messages: true,
             repl_set: Some(ReplSetOption { name: "foo".into(), seeds: vec![host.clone()] }),
             host,
             version,

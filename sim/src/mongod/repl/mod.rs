@@ -1,6 +1,6 @@
 //! Replication: configuration, elections, oplog fetch, commit point, rollback, initial sync.
 //!
-//! The state is one struct, [`Repl`]; what happens to it is split by idea: `heartbeat` (who is alive),
+//! The state is one struct, `Repl`; what happens to it is split by idea: `heartbeat` (who is alive),
 //! `election` (who leads), `leader` (catch-up, drain, step-down), `sync` (pulling the oplog),
 //! `commit` (what a majority has), `rollback`, `initial_sync`, `reconfig`.
 //!

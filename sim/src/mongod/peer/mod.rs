@@ -1,6 +1,9 @@
-//! What members say to each other, typed. The field names are the real commands'.
+//! What members say to each other, typed. The field names are the real commands'; [`document`] turns
+//! the messages into those commands and back.
 
 use std::sync::Arc;
+
+pub mod document;
 
 use super::error::CommandError;
 use super::oplog_entry::OplogEntry;
@@ -63,7 +66,7 @@ pub enum PeerFailure {
 }
 
 /// `replSetHeartbeat`. Small: it is nine tenths of an idle set's traffic.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
     /// A fingerprint of the set's name; `replSetHeartbeat: "<name>"` when encoded.
     pub set_name_hash: u64,
@@ -85,7 +88,7 @@ pub struct Heartbeat {
 }
 
 /// The reply to `replSetHeartbeat`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HeartbeatReply {
     /// `state`.
     pub state: MemberState,
@@ -122,7 +125,7 @@ pub struct HeartbeatReply {
 }
 
 /// `replSetRequestVotes`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RequestVotes {
     /// `setName`.
     pub set_name: Arc<str>,
@@ -143,7 +146,7 @@ pub struct RequestVotes {
 }
 
 /// The reply to `replSetRequestVotes`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RequestVotesReply {
     /// `term`.
     pub term: i64,
@@ -192,7 +195,7 @@ pub struct FetchOplogReply {
 }
 
 /// `replSetUpdatePosition`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpdatePosition {
     /// The sender's term.
     pub term: i64,
@@ -201,7 +204,7 @@ pub struct UpdatePosition {
 }
 
 /// One element of `optimes`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemberPosition {
     /// `memberId`.
     pub member_id: i32,

@@ -1,0 +1,73 @@
+//! The commands members send each other, when a client sends one by hand: the same handlers answer.
+
+use bson::{Document, RawDocumentBuf};
+use stepdown_driver::Instant;
+
+use super::operation::{Operation, Outcome};
+use super::spec::{CommandSpec, Gate};
+use crate::mongod::error::{CommandError, INTERNAL_ERROR, INVALID_BSON};
+use crate::mongod::peer::{Heartbeat, RequestVotes, UpdatePosition};
+use crate::mongod::{Mongod, ServerVersion};
+
+type Run = fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>;
+
+const fn internal(names: &'static [&'static str], run: Run) -> CommandSpec {
+    CommandSpec {
+        names,
+        gate: Gate::Always,
+        accepts_write_concern: false,
+        retryable_write: false,
+        admin_only: true,
+        run,
+    }
+}
+
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    internal(&["replSetHeartbeat"], heartbeat),
+    internal(&["replSetRequestVotes"], request_votes),
+    internal(&["replSetUpdatePosition"], update_position),
+];
+
+fn given(operation: &Operation) -> Result<Document, CommandError> {
+    Document::try_from(&**operation.body)
+        .map_err(|error| CommandError::new(INVALID_BSON, error.to_string()))
+}
+
+fn encoded(reply: &Document) -> Result<Outcome, CommandError> {
+    RawDocumentBuf::try_from(reply)
+        .map(Outcome::Reply)
+        .map_err(|error| CommandError::new(INTERNAL_ERROR, error.to_string()))
+}
+
+fn is_8(server: &Mongod) -> bool {
+    server.options.version >= ServerVersion::V8_0
+}
+
+fn heartbeat(
+    server: &mut Mongod,
+    now: Instant,
+    operation: &Operation,
+) -> Result<Outcome, CommandError> {
+    let request = Heartbeat::from_document(&given(operation)?)?;
+    let reply = server.on_heartbeat(now, &request)?;
+    encoded(&reply.to_document(server.repl.config.as_deref(), is_8(server)))
+}
+
+fn request_votes(
+    server: &mut Mongod,
+    now: Instant,
+    operation: &Operation,
+) -> Result<Outcome, CommandError> {
+    let request = RequestVotes::from_document(&given(operation)?)?;
+    encoded(&server.on_request_votes(now, &request)?.to_document())
+}
+
+fn update_position(
+    server: &mut Mongod,
+    now: Instant,
+    operation: &Operation,
+) -> Result<Outcome, CommandError> {
+    let update = UpdatePosition::from_document(&given(operation)?)?;
+    server.on_update_position(now, &update);
+    Ok(Outcome::Reply(RawDocumentBuf::new()))
+}
