@@ -40,8 +40,12 @@ pub(crate) const WAKE_STATE: u8 = 4;
 /// Everybody who waits for anything.
 pub(crate) const WAKE_ALL: u8 = 7;
 
-/// Rounds of waking before it must be a bug: each round ends at least one wait.
-const WAKE_ROUNDS_MAX: usize = 10_000;
+/// Rounds of waking before it must be a bug. Clients that sent many requests ahead can wake each other
+/// in turn as often as they have requests, so this is far above what connections may hold.
+const WAKE_ROUNDS_MAX: usize = 10_000_000;
+
+/// The largest increment of a timestamp: the server counts in a signed number.
+const INCREMENT_MAX: u32 = i32::MAX as u32;
 
 /// One simulated mongod process.
 ///
@@ -292,8 +296,11 @@ impl Mongod {
         let last = self.repl.cluster_time;
         let next = if seconds > last.seconds() {
             Ts::new(seconds, 1)
-        } else {
+        } else if last.increment() < INCREMENT_MAX {
             Ts::new(last.seconds(), last.increment() + 1)
+        } else {
+            // A client may bring any increment; as on the server, the clock goes on into the next second.
+            Ts::new(last.seconds() + 1, 0)
         };
         assert!(next > last, "the cluster clock only moves forward");
         self.repl.cluster_time = next;

@@ -1,6 +1,6 @@
 //! Clients' connections: bytes in, one request at a time, bytes out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bson::RawDocumentBuf;
@@ -10,8 +10,9 @@ use stepdown_driver::wire::{FrameReader, Message, encode_reply};
 use crate::mongod::optime::OpTime;
 use crate::mongod::{ConnectionId, Mongod, Output};
 
-/// Requests that may wait on one connection before it is closed as abusive.
-const QUEUE_MAX: usize = 10_000;
+/// Bytes that may wait on one connection while a request is in work: two messages of the largest size.
+/// A server would leave them in the socket; here the connection is closed as abusive.
+const WAITING_BYTES_MAX: usize = 2 * 48_000_000;
 
 /// Every client connected to this process.
 #[derive(Debug, Default)]
@@ -25,7 +26,6 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 pub(crate) struct Client {
     reader: FrameReader,
-    queue: VecDeque<Message>,
     /// A request is being worked on: the next ones wait.
     busy: bool,
     /// `serve_next` is at work on this connection: its loop takes up what comes free.
@@ -65,7 +65,6 @@ impl Mongod {
         self.clients.opened += 1;
         let client = Client {
             reader: FrameReader::new(),
-            queue: VecDeque::new(),
             busy: false,
             serving: false,
             remote,
@@ -103,22 +102,11 @@ impl Mongod {
     pub(crate) fn client_bytes(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
         let Some(client) = self.clients.get_mut(connection) else { return };
         client.reader.feed(bytes);
-        loop {
-            match client.reader.next() {
-                Ok(Some(message)) => client.queue.push_back(message),
-                Ok(None) => break,
-                // A server closes a connection whose bytes make no sense.
-                Err(_) => {
-                    self.close_client(connection);
-                    return;
-                }
-            }
-            if client.queue.len() > QUEUE_MAX {
-                self.close_client(connection);
-                return;
-            }
-        }
         self.serve_next(now, connection);
+        let waiting = self.clients.get(connection).map_or(0, |client| client.reader.buffered());
+        if waiting > WAITING_BYTES_MAX {
+            self.close_client(connection);
+        }
     }
 
     /// Takes up the next requests of a connection, until one has to wait.
@@ -128,13 +116,19 @@ impl Mongod {
             return;
         }
         while let Some(client) = self.clients.get_mut(connection) {
-            let message = if client.busy { None } else { client.queue.pop_front() };
-            let Some(message) = message else {
-                client.serving = false;
-                return;
-            };
-            client.busy = true;
-            self.serve(now, connection, message);
+            let next = if client.busy { Ok(None) } else { client.reader.next() };
+            match next {
+                Ok(Some(message)) => {
+                    client.busy = true;
+                    self.serve(now, connection, message);
+                }
+                Ok(None) => {
+                    client.serving = false;
+                    return;
+                }
+                // A server closes a connection whose bytes make no sense.
+                Err(_) => self.close_client(connection),
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::mongod::error::{
     NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS, code_name,
 };
 use crate::mongod::optime::Ts;
+use crate::mongod::query::value::check_nesting;
 use crate::mongod::repl::LeaderPhase;
 use crate::mongod::{ConnectionId, Mongod};
 
@@ -57,7 +58,9 @@ impl Mongod {
             return;
         }
         let last_op = self.clients.get(connection).expect("it has just sent this").last_op;
-        match Request::read(now, answer, message, name, spec, last_op) {
+        let request = check_documents(&message)
+            .and_then(|()| Request::read(now, answer, message, name, spec, last_op));
+        match request {
             Ok(request) => self.begin(now, Box::new(request)),
             Err(error) => self.answer_error(&answer, &error),
         }
@@ -170,18 +173,7 @@ impl Mongod {
                     "node needs to be a replica set member to use read concern",
                 ));
             }
-            if after > self.repl.cluster_time {
-                return Err(CommandError::new(
-                    INVALID_OPTIONS,
-                    format!(
-                        "readConcern afterClusterTime value must not be greater than the current clusterTime. Requested clusterTime: {{ ts: Timestamp({}, {}) }}; current clusterTime: {{ ts: Timestamp({}, {}) }}",
-                        after.seconds(),
-                        after.increment(),
-                        self.repl.cluster_time.seconds(),
-                        self.repl.cluster_time.increment()
-                    ),
-                ));
-            }
+            self.check_cluster_time("afterClusterTime", after)?;
             let reached = match concern.level {
                 ReadConcernLevel::Majority | ReadConcernLevel::Snapshot => {
                     self.repl.commit.optime.ts
@@ -198,10 +190,11 @@ impl Mongod {
                 return Ok(false);
             }
         }
-        if let Some(at) = concern.at_cluster_time
-            && self.repl.commit.optime.ts < at
-        {
-            return Ok(false);
+        if let Some(at) = concern.at_cluster_time {
+            self.check_cluster_time("atClusterTime", at)?;
+            if self.repl.commit.optime.ts < at {
+                return Ok(false);
+            }
         }
         if concern.level == ReadConcernLevel::Linearizable && !self.repl.is_writable() {
             return Err(CommandError::new(
@@ -218,6 +211,24 @@ impl Mongod {
             ));
         }
         Ok(true)
+    }
+
+    /// A reader cannot wait for a time that nobody has heard of: it may never come.
+    fn check_cluster_time(&self, field: &str, wanted: Ts) -> Result<(), CommandError> {
+        let current = self.repl.cluster_time;
+        if wanted <= current {
+            return Ok(());
+        }
+        Err(CommandError::new(
+            INVALID_OPTIONS,
+            format!(
+                "readConcern {field} value must not be greater than the current clusterTime. Requested clusterTime: {{ ts: Timestamp({}, {}) }}; current clusterTime: {{ ts: Timestamp({}, {}) }}",
+                wanted.seconds(),
+                wanted.increment(),
+                current.seconds(),
+                current.increment()
+            ),
+        ))
     }
 
     /// Runs the command; then its write concern.
@@ -354,8 +365,13 @@ impl Mongod {
         }
         match &outcome {
             Ok(body) => {
-                copy_fields(&mut reply, body);
-                self.append_write_fields(&mut reply, &request);
+                for (key, value) in body.iter().flatten() {
+                    reply.append(key, value);
+                    // Measured: they stand right behind the count, before what else a write tells.
+                    if key == "n" {
+                        self.append_write_fields(&mut reply, &request);
+                    }
+                }
                 if let Some(injected) = injected {
                     reply.append(cstr!("writeConcernError"), injected);
                 } else if let Some(error) = &write_concern_error {
@@ -497,6 +513,16 @@ impl Mongod {
         self.repl.quiesce_until.is_some()
             && (code == SHUTDOWN_IN_PROGRESS || code == INTERRUPTED_AT_SHUTDOWN)
     }
+}
+
+/// Whatever reads a request's documents may descend by recursion and take them for well-formed.
+///
+/// # Errors
+/// 15 Overflow: nested too deep; 22 InvalidBSON.
+fn check_documents(message: &Message) -> Result<(), CommandError> {
+    check_nesting(&message.body)?;
+    let documents = message.sequences.iter().flat_map(|(_, documents)| documents);
+    documents.map(|document| check_nesting(document)).collect()
 }
 
 /// The category NotPrimaryError.

@@ -99,7 +99,7 @@ impl FailPoints {
             }
         });
         let block = is_set(data, "blockConnection")
-            .then(|| Duration::from_millis(integer(data, "blockTimeMS").unwrap_or(0) as u64));
+            .then(|| Duration::from_millis(integer(data, "blockTimeMS").unwrap_or(0).max(0) as u64));
         let labels = data.get_array("errorLabels").ok().map(|labels| {
             labels
                 .into_iter()

@@ -204,7 +204,8 @@ impl Mongod {
             Some(bson::RawBsonRef::Double(millis)) => millis as i64,
             _ => 10_000,
         };
-        let until = now + Duration::from_millis(await_millis.max(0) as u64);
+        // A stream without a wait would never let the moment pass.
+        let until = now + Duration::from_millis(await_millis.max(1) as u64);
         let counter = self.repl.topology_counter;
         self.park(request, Wait::Hello { counter, until });
     }

@@ -127,14 +127,12 @@ impl Mongod {
 
     /// Looks at those whom the flags concern.
     pub(crate) fn wake_parked(&mut self, now: Instant, flags: u8) {
-        let parked = std::mem::take(&mut self.parked);
-        for parked in parked {
+        // Those who go on waiting stay in the list: what the others do may end their wait too.
+        let (concerned, waiting) = std::mem::take(&mut self.parked).into_iter().partition(|parked: &Parked| {
             let concerned = match &parked.wait {
-                Wait::Blocked { .. } | Wait::Shutdown => false,
+                Wait::Blocked { .. } | Wait::Quorum { .. } | Wait::Shutdown => false,
                 Wait::Data { .. } => flags & (WAKE_DATA | WAKE_COMMIT) != 0,
-                Wait::Election | Wait::Hello { .. } | Wait::Quorum { .. } => {
-                    flags & WAKE_STATE != 0
-                }
+                Wait::Election | Wait::Hello { .. } => flags & WAKE_STATE != 0,
                 Wait::ConfigCommitted | Wait::StepDown { .. } => {
                     flags & (WAKE_COMMIT | WAKE_STATE) != 0
                 }
@@ -142,11 +140,12 @@ impl Mongod {
                     flags & (WAKE_COMMIT | WAKE_DATA | WAKE_STATE) != 0
                 }
             };
-            if concerned || parked.deadline() <= now {
-                self.look_at_parked(now, parked);
-            } else {
-                self.parked.push(parked);
-            }
+            concerned || parked.deadline() <= now
+        });
+        self.parked = waiting;
+        let concerned: Vec<Parked> = concerned;
+        for parked in concerned {
+            self.look_at_parked(now, parked);
         }
         self.arm_parked_timer();
     }

@@ -486,12 +486,30 @@ fn integer(name: &str, value: &Bson) -> Result<i64, CommandError> {
     }
 }
 
+/// A number that the document shows as an int: a larger one would not come back the same.
+fn int(name: &str, value: &Bson) -> Result<i64, CommandError> {
+    let number = integer(name, value)?;
+    match i32::try_from(number) {
+        Ok(_) => Ok(number),
+        Err(_) => Err(invalid(format!("BSON field '{name}' value {number} is out of range"))),
+    }
+}
+
 fn millis(name: &str, value: &Bson) -> Result<Duration, CommandError> {
-    let millis = integer(name, value)?;
+    let millis = int(name, value)?;
     if millis <= 0 {
         return Err(invalid(format!("{name} must be greater than 0, found {millis}")));
     }
     Ok(Duration::from_millis(millis as u64))
+}
+
+/// Milliseconds, or -1 for what "never" means there.
+fn delay(name: &str, value: &Bson) -> Result<i64, CommandError> {
+    let millis = int(name, value)?;
+    if millis < -1 {
+        return Err(invalid(format!("BSON field '{name}' value must be >= -1, actual value '{millis}'")));
+    }
+    Ok(millis)
 }
 
 fn member_from_document(document: &Document) -> Result<MemberConfig, CommandError> {
@@ -554,16 +572,16 @@ fn settings_from_document(document: &Document) -> Result<Settings, CommandError>
             "chainingAllowed" => settings.chaining_allowed = boolean(name, value)?,
             "heartbeatIntervalMillis" => settings.heartbeat_interval = millis(name, value)?,
             "heartbeatTimeoutSecs" => {
-                let seconds = integer(name, value)?;
+                let seconds = int(name, value)?;
                 if seconds <= 0 {
                     return Err(invalid("heartbeatTimeoutSecs must be greater than 0"));
                 }
                 settings.heartbeat_timeout = Duration::from_secs(seconds as u64);
             }
             "electionTimeoutMillis" => settings.election_timeout = millis(name, value)?,
-            "catchUpTimeoutMillis" => settings.catch_up_timeout_millis = integer(name, value)?,
+            "catchUpTimeoutMillis" => settings.catch_up_timeout_millis = delay(name, value)?,
             "catchUpTakeoverDelayMillis" => {
-                settings.catch_up_takeover_delay_millis = integer(name, value)?;
+                settings.catch_up_takeover_delay_millis = delay(name, value)?;
             }
             "getLastErrorModes" => {
                 let Bson::Document(modes) = value else {
@@ -575,7 +593,7 @@ fn settings_from_document(document: &Document) -> Result<Settings, CommandError>
                     };
                     let mut wanted = BTreeMap::new();
                     for (tag, count) in tags {
-                        wanted.insert(tag.clone(), integer(tag, count)? as i32);
+                        wanted.insert(tag.clone(), int(tag, count)? as i32);
                     }
                     settings.modes.insert(mode.clone(), wanted);
                 }

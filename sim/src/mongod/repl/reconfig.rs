@@ -369,7 +369,8 @@ impl Mongod {
             return Err(not_yet_initialized());
         };
         let mut new = ReplSetConfig::from_document(given)?;
-        new.version = new.version.max(old.version) + 10_000 + self.random.below(100_000) as i64;
+        let jump = 10_000 + self.random.below(100_000) as i64;
+        new.version = new.version.max(old.version).saturating_add(jump);
         new.term = -1;
         new.settings.replica_set_id = new.settings.replica_set_id.or(old.settings.replica_set_id);
         compatible(&old, &new, true).map_err(incompatible)?;
@@ -485,6 +486,8 @@ impl Mongod {
             || !self.repl.is_writable()
             || self.repl.quorum_check.is_some()
             || !self.config_is_committed()
+            // There is no version after the last one.
+            || config.version >= i64::from(i32::MAX)
         {
             return;
         }
@@ -543,7 +546,11 @@ impl Mongod {
         let old_primary = self.repl.primary.map(|index| known[index].0.clone());
         self.lose_election(now, "a new configuration was installed".into());
         self.cancel_takeover(now, "a new configuration was installed");
-        self.repl.self_index = config.index_of_host(&self.options.host);
+        // A configuration of another set, left on the disk by a process with another --replSet, is one
+        // without this member.
+        let is_own_set = self.repl.set_name.as_ref() == Some(&config.set_name);
+        self.repl.self_index =
+            config.index_of_host(&self.options.host).filter(|_| is_own_set);
         for (index, its) in config.members.iter().enumerate() {
             let place = known.iter().position(|(host, _)| *host == its.host);
             let mut member = match place {
