@@ -49,6 +49,9 @@ pub(super) const fn read(
     }
 }
 
+/// A capped collection may be limited to at most so many bytes: one pebibyte.
+const CAPPED_SIZE_MAX: i64 = 1 << 50;
+
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     write(&["create"], create),
     write(&["drop"], drop_collection),
@@ -150,6 +153,14 @@ fn create(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
             "size" => {
                 sized = true;
                 let size = safe_i64(&full, value)?.max(1);
+                if size > CAPPED_SIZE_MAX {
+                    return Err(CommandError::new(
+                        51_024,
+                        format!(
+                            "BSON field 'size' value must be <= {CAPPED_SIZE_MAX}, actual value '{size}'"
+                        ),
+                    ));
+                }
                 // Rounded up to a multiple of 256, as the server does.
                 let size = (size + 255) / 256 * 256;
                 match i32::try_from(size) {

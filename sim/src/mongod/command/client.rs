@@ -7,6 +7,7 @@ use bson::RawDocumentBuf;
 use stepdown_driver::Instant;
 use stepdown_driver::wire::{FrameReader, Message, encode_reply};
 
+use super::wait::Wait;
 use crate::mongod::optime::OpTime;
 use crate::mongod::{ConnectionId, Mongod, Output};
 
@@ -79,7 +80,13 @@ impl Mongod {
 
     pub(crate) fn client_closed(&mut self, connection: ConnectionId) {
         self.clients.connections.remove(&connection);
-        self.parked.retain(|parked| parked.connection() != connection);
+        let parked = self.parked.iter().position(|parked| parked.connection() == connection);
+        let Some(parked) = parked.map(|place| self.parked.remove(place)) else { return };
+        // Whoever wanted the step-down is gone, and with them the one who would end the attempt. A
+        // shutdown goes on with it.
+        if matches!(parked.wait, Wait::StepDown { .. }) && !self.repl.shutting_down {
+            self.abandon_step_down();
+        }
     }
 
     /// Closes a client's connection from this side.

@@ -98,8 +98,9 @@ impl FailPoints {
                 Err(_) => error,
             }
         });
-        let block = is_set(data, "blockConnection")
-            .then(|| Duration::from_millis(integer(data, "blockTimeMS").unwrap_or(0).max(0) as u64));
+        let block = is_set(data, "blockConnection").then(|| {
+            Duration::from_millis(integer(data, "blockTimeMS").unwrap_or(0).max(0) as u64)
+        });
         let labels = data.get_array("errorLabels").ok().map(|labels| {
             labels
                 .into_iter()

@@ -128,20 +128,21 @@ impl Mongod {
     /// Looks at those whom the flags concern.
     pub(crate) fn wake_parked(&mut self, now: Instant, flags: u8) {
         // Those who go on waiting stay in the list: what the others do may end their wait too.
-        let (concerned, waiting) = std::mem::take(&mut self.parked).into_iter().partition(|parked: &Parked| {
-            let concerned = match &parked.wait {
-                Wait::Blocked { .. } | Wait::Quorum { .. } | Wait::Shutdown => false,
-                Wait::Data { .. } => flags & (WAKE_DATA | WAKE_COMMIT) != 0,
-                Wait::Election | Wait::Hello { .. } => flags & WAKE_STATE != 0,
-                Wait::ConfigCommitted | Wait::StepDown { .. } => {
-                    flags & (WAKE_COMMIT | WAKE_STATE) != 0
-                }
-                Wait::Linearizable { .. } | Wait::ReadConcern | Wait::WriteConcern { .. } => {
-                    flags & (WAKE_COMMIT | WAKE_DATA | WAKE_STATE) != 0
-                }
-            };
-            concerned || parked.deadline() <= now
-        });
+        let (concerned, waiting) =
+            std::mem::take(&mut self.parked).into_iter().partition(|parked: &Parked| {
+                let concerned = match &parked.wait {
+                    Wait::Blocked { .. } | Wait::Quorum { .. } | Wait::Shutdown => false,
+                    Wait::Data { .. } => flags & (WAKE_DATA | WAKE_COMMIT) != 0,
+                    Wait::Election | Wait::Hello { .. } => flags & WAKE_STATE != 0,
+                    Wait::ConfigCommitted | Wait::StepDown { .. } => {
+                        flags & (WAKE_COMMIT | WAKE_STATE) != 0
+                    }
+                    Wait::Linearizable { .. } | Wait::ReadConcern | Wait::WriteConcern { .. } => {
+                        flags & (WAKE_COMMIT | WAKE_DATA | WAKE_STATE) != 0
+                    }
+                };
+                concerned || parked.deadline() <= now
+            });
         self.parked = waiting;
         let concerned: Vec<Parked> = concerned;
         for parked in concerned {

@@ -112,7 +112,7 @@ impl WriteConcern {
         if let Some(journal) = self.journal {
             shown.append(cstr!("j"), journal);
         }
-        shown.append(cstr!("wtimeout"), self.timeout_millis as i32);
+        shown.append(cstr!("wtimeout"), i32::try_from(self.timeout_millis).unwrap_or(i32::MAX));
         shown.append(cstr!("provenance"), self.provenance);
         shown
     }

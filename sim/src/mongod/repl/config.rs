@@ -507,7 +507,9 @@ fn millis(name: &str, value: &Bson) -> Result<Duration, CommandError> {
 fn delay(name: &str, value: &Bson) -> Result<i64, CommandError> {
     let millis = int(name, value)?;
     if millis < -1 {
-        return Err(invalid(format!("BSON field '{name}' value must be >= -1, actual value '{millis}'")));
+        return Err(invalid(format!(
+            "BSON field '{name}' value must be >= -1, actual value '{millis}'"
+        )));
     }
     Ok(millis)
 }

@@ -549,8 +549,7 @@ impl Mongod {
         // A configuration of another set, left on the disk by a process with another --replSet, is one
         // without this member.
         let is_own_set = self.repl.set_name.as_ref() == Some(&config.set_name);
-        self.repl.self_index =
-            config.index_of_host(&self.options.host).filter(|_| is_own_set);
+        self.repl.self_index = config.index_of_host(&self.options.host).filter(|_| is_own_set);
         for (index, its) in config.members.iter().enumerate() {
             let place = known.iter().position(|(host, _)| *host == its.host);
             let mut member = match place {
