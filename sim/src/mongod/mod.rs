@@ -64,6 +64,8 @@ pub struct Options {
     pub version: ServerVersion,
     /// The member's wall clock.
     pub clock: WallClock,
+    /// `--oplogSize`, in bytes: older entries than fit go, those that are not committed stay.
+    pub oplog_size_bytes: usize,
     /// Whether to give out [`Output::Event`]s.
     pub record: bool,
     /// Sends every message to and from other members through its document and back, and panics if

@@ -110,6 +110,7 @@ impl Mongod {
             peers: Vec::new(),
             wake_flags: 0,
         };
+        mongod.storage.set_oplog_size(mongod.options.oplog_size_bytes);
         mongod.recover(now, files.clean);
         mongod
     }

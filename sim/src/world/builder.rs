@@ -11,6 +11,7 @@ use super::network::Network;
 use super::sim::Sim;
 use crate::check::Invariants;
 use crate::mongod::ServerVersion;
+use crate::mongod::storage::DEFAULT_OPLOG_BYTES;
 use crate::trace::{Record, Recorder};
 
 /// Describes a world before it begins.
@@ -22,6 +23,7 @@ pub struct SimBuilder {
     members: Vec<String>,
     seed_list: bool,
     version: ServerVersion,
+    oplog_size_bytes: usize,
     record: Record,
     event_cap: usize,
     latency: (Duration, Duration),
@@ -39,6 +41,7 @@ impl SimBuilder {
             members: Vec::new(),
             seed_list: true,
             version: ServerVersion::default(),
+            oplog_size_bytes: DEFAULT_OPLOG_BYTES,
             record: Record::default(),
             event_cap: usize::MAX,
             latency: (Duration::from_micros(250), Duration::from_micros(750)),
@@ -84,6 +87,12 @@ impl SimBuilder {
     /// unless told.
     pub fn seed_list(mut self, given: bool) -> Self {
         self.seed_list = given;
+        self
+    }
+
+    /// How large each member's oplog may grow (`--oplogSize`); 64 MiB unless told.
+    pub fn oplog_size_bytes(mut self, bytes: usize) -> Self {
+        self.oplog_size_bytes = bytes;
         self
     }
 
@@ -147,6 +156,7 @@ impl SimBuilder {
         world.set_name = self.set_name.into();
         world.seed_list = self.seed_list;
         world.version = self.version;
+        world.oplog_size_bytes = self.oplog_size_bytes;
         world.invariants = self.check_invariants.then(Invariants::new);
         world.srv = self.srv;
         for host in self.members {

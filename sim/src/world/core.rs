@@ -19,6 +19,7 @@ use super::slab::{Handle, Slab};
 use crate::check::Invariants;
 use crate::mongod::peer::{PeerFailure, PeerReply, PeerRequest};
 use crate::mongod::repl::config::same_host;
+use crate::mongod::storage::DEFAULT_OPLOG_BYTES;
 use crate::mongod::{
     Input, Mongod, Options, Output, PeerId, ReplSetOption, ReplyTo, RpcId, ServerVersion, WallClock,
 };
@@ -76,6 +77,7 @@ pub(crate) struct World {
     pub(crate) set_name: Arc<str>,
     pub(crate) seed_list: bool,
     pub(crate) version: ServerVersion,
+    pub(crate) oplog_size_bytes: usize,
     pub(crate) epoch_millis: i64,
     pub(crate) queue: EventQueue,
     pub(crate) nodes: Vec<Node>,
@@ -106,6 +108,7 @@ impl World {
             set_name: "foo".into(),
             seed_list: true,
             version: ServerVersion::default(),
+            oplog_size_bytes: DEFAULT_OPLOG_BYTES,
             epoch_millis: super::EPOCH_MILLIS,
             queue: EventQueue::default(),
             nodes: Vec::new(),
@@ -411,6 +414,7 @@ impl World {
             repl_set: Some(ReplSetOption { name: self.set_name.clone(), seeds }),
             version: self.version,
             clock: host.clock,
+            oplog_size_bytes: self.oplog_size_bytes,
             record: !self.recorder.is_off(),
             check_messages: self.invariants.is_some(),
         };

@@ -34,6 +34,7 @@ impl Server {
         let host: Arc<str> = "a:27017".into();
         let options = Options {
             check_messages: true,
+            oplog_size_bytes: crate::mongod::storage::DEFAULT_OPLOG_BYTES,
             repl_set: Some(ReplSetOption { name: "foo".into(), seeds: vec![host.clone()] }),
             host,
             version,

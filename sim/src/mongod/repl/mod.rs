@@ -76,7 +76,10 @@ pub(crate) struct Repl {
     pub leader: Option<Box<Leader>>,
     /// STARTUP2, RECOVERING, SECONDARY or ROLLBACK: the state while not leading.
     pub follower: MemberState,
+    /// `replSetMaintenance` is a counter.
     pub maintenance: u32,
+    /// Every sync source's oplog begins after this member's last entry.
+    pub too_stale: bool,
     /// The index of the member believed primary.
     pub primary: Option<usize>,
     pub applied: Position,
@@ -129,6 +132,7 @@ impl Repl {
             leader: None,
             follower: MemberState::Startup2,
             maintenance: 0,
+            too_stale: false,
             primary: None,
             applied: Position::default(),
             durable: Position::default(),
@@ -167,7 +171,9 @@ impl Repl {
             MemberState::Primary
         } else if config.members[index].arbiter_only {
             MemberState::Arbiter
-        } else if self.follower == MemberState::Secondary && self.maintenance > 0 {
+        } else if self.follower == MemberState::Secondary
+            && (self.maintenance > 0 || self.too_stale)
+        {
             MemberState::Recovering
         } else {
             self.follower

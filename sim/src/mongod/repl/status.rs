@@ -68,8 +68,8 @@ impl Mongod {
             "myState": repl.state() as i32,
             "term": repl.term,
         };
-        if repl.state() == MemberState::Recovering && repl.maintenance > 0 {
-            status.insert("maintenanceMode", repl.maintenance as i32);
+        if repl.too_stale {
+            status.insert("tooStale", true);
         }
         status.insert("syncSourceHost", source.map_or(String::new(), |s| repl.host(s).to_string()));
         status.insert("syncSourceId", source.map_or(-1, |s| config.members[s].id));

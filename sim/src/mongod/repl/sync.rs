@@ -381,6 +381,9 @@ impl Mongod {
                 return;
             }
             entries.remove(0);
+            if std::mem::take(&mut self.repl.too_stale) {
+                self.state_changed(now, "found a source whose oplog reaches back far enough");
+            }
         }
         // The main sign of a living primary under load.
         if reply.primary_index >= 0
@@ -498,7 +501,7 @@ impl Mongod {
     }
 
     fn too_stale(&mut self, now: Instant) {
-        self.repl.maintenance = self.repl.maintenance.max(1);
+        self.repl.too_stale = true;
         self.deny_sync_source(now, DENY_TOO_STALE, "my last entry is older than its oldest");
         self.state_changed(now, "too stale to catch up");
     }
