@@ -128,6 +128,7 @@ codes! {
     COMMAND_NOT_SUPPORTED_ON_VIEW = 166 "CommandNotSupportedOnView";
     INVALID_PIPELINE_OPERATOR = 168 "InvalidPipelineOperator";
     QUERY_PLAN_KILLED = 175 "QueryPlanKilled";
+    CLIENT_METADATA_CANNOT_BE_MUTATED = 186 "ClientMetadataCannotBeMutated";
     LINEARIZABLE_READ_CONCERN_ERROR = 187 "LinearizableReadConcernError";
     PRIMARY_STEPPED_DOWN = 189 "PrimarySteppedDown";
     CANNOT_INDEX_PARALLEL_ARRAYS = 171 "CannotIndexParallelArrays";
@@ -141,6 +142,7 @@ codes! {
     SNAPSHOT_UNAVAILABLE = 246 "SnapshotUnavailable";
     NO_SUCH_TRANSACTION = 251 "NoSuchTransaction";
     TRANSACTION_COMMITTED = 256 "TransactionCommitted";
+    UNKNOWN_FEATURE_COMPATIBILITY_VERSION = 258 "UnknownFeatureCompatibilityVersion";
     EXCEEDED_TIME_LIMIT = 262 "ExceededTimeLimit";
     OPERATION_NOT_SUPPORTED_IN_TRANSACTION = 263 "OperationNotSupportedInTransaction";
     FAIL_POINT_SET_FAILED = 266 "FailPointSetFailed";

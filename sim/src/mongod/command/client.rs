@@ -36,6 +36,8 @@ pub(crate) struct Client {
     pub number: i32,
     /// The client knows the word "primary".
     pub hello_ok: bool,
+    /// It has said hello: who it is it says there or never.
+    pub greeted: bool,
     pub app_name: Option<String>,
     /// The optime of the connection's last write.
     pub last_op: OpTime,
@@ -71,6 +73,7 @@ impl Mongod {
             remote,
             number: self.clients.opened,
             hello_ok: false,
+            greeted: false,
             app_name: None,
             last_op: OpTime::NULL,
         };

@@ -128,6 +128,13 @@ fn get_parameter(
     }
     let found: Document =
         all.into_iter().filter(|(name, _)| operation.argument(name).is_some()).collect();
+    let is_new = server.repl.set_name.is_some() && server.repl.config.is_none();
+    if is_new && found.contains_key("featureCompatibilityVersion") {
+        return Err(CommandError::new(
+            crate::mongod::error::UNKNOWN_FEATURE_COMPATIBILITY_VERSION,
+            "featureCompatibilityVersion is not yet known.",
+        ));
+    }
     if found.is_empty() {
         return Err(CommandError::new(INVALID_OPTIONS, "no option found to get"));
     }
@@ -136,21 +143,19 @@ fn get_parameter(
 
 fn get_default_rw_concern(
     server: &mut Mongod,
-    _: Instant,
+    now: Instant,
     _: &Operation,
 ) -> Result<Outcome, CommandError> {
     let concern = server.default_write_concern();
-    let w = match concern.w {
-        W::Majority => Bson::from("majority"),
-        W::Members(members) => Bson::from(members),
-        W::Mode(mode) => Bson::from(mode),
-    };
-    encoded(&doc! {
-        "defaultReadConcern": { "level": "local" },
-        "defaultWriteConcern": { "w": w, "wtimeout": 0 },
-        "defaultWriteConcernSource": "implicit",
-        "defaultReadConcernSource": "implicit",
-    })
+    let mut reply = doc! { "defaultReadConcern": { "level": "local" } };
+    // Measured: an implicit w: 1 is not shown.
+    if concern.w == W::Majority {
+        reply.insert("defaultWriteConcern", doc! { "w": "majority", "wtimeout": 0 });
+    }
+    reply.insert("defaultWriteConcernSource", "implicit");
+    reply.insert("defaultReadConcernSource", "implicit");
+    reply.insert("localUpdateWallClockTime", DateTime::from_millis(server.wall_millis(now)));
+    encoded(&reply)
 }
 
 fn get_log(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome, CommandError> {

@@ -21,6 +21,7 @@ use crate::mongod::optime::Ts;
 use crate::mongod::query::value::check_nesting;
 use crate::mongod::repl::LeaderPhase;
 use crate::mongod::{ConnectionId, Mongod};
+use crate::trace::MemberState;
 
 /// `maxAcceptableLogicalClockDriftSecs`.
 const CLOCK_DRIFT_SECONDS_MAX: u32 = 31_536_000;
@@ -116,12 +117,26 @@ impl Mongod {
         match request.spec.gate {
             Gate::Always => Ok(()),
             Gate::Write if self.repl.is_writable() || self.repl.set_name.is_none() => Ok(()),
-            Gate::Write if is_local && self.repl.config.is_some() => Ok(()),
+            Gate::Write if is_local => Ok(()),
             Gate::Write => Err(CommandError::new(
                 NOT_WRITABLE_PRIMARY,
                 if hello_ok { "not primary" } else { "not master" },
             )),
             Gate::Read if self.repl.set_name.is_none() || self.repl.is_writable() => Ok(()),
+            Gate::Read if is_local => {
+                let collection = request.operation.body.iter().flatten().next();
+                let of_oplog =
+                    collection.is_some_and(|(_, value)| value.as_str() == Some("oplog.rs"));
+                if of_oplog
+                    && matches!(self.repl.state(), MemberState::Startup | MemberState::Rollback)
+                {
+                    return Err(CommandError::new(
+                        NOT_PRIMARY_OR_SECONDARY,
+                        "Oplog collection reads are not allowed while in the rollback or startup state.",
+                    ));
+                }
+                Ok(())
+            }
             Gate::Read => {
                 if let Some(leader) = &self.repl.leader
                     && leader.phase == LeaderPhase::CatchUp
@@ -143,15 +158,14 @@ impl Mongod {
                             "not master and slaveOk=false"
                         },
                     ))
-                } else if self.repl.is_readable() || is_local {
+                } else if self.repl.is_readable() {
                     Ok(())
                 } else {
                     Err(CommandError::new(
                         NOT_PRIMARY_OR_SECONDARY,
-                        if hello_ok {
-                            "node is not in primary or recovering state"
-                        } else {
-                            "not master or secondary; cannot currently read from this replSet member"
+                        match self.repl.state() {
+                            MemberState::Recovering => "node is recovering",
+                            _ => "node is not in primary or recovering state",
                         },
                     ))
                 }
@@ -359,7 +373,13 @@ impl Mongod {
         let is_hello = request.spec.names.contains(&"hello");
         let with_version = |code: i32| is_not_primary_error(code) || self.is_shutdown_error(code);
         let shows_version = !is_hello && failed_code.or(wc_code).is_some_and(with_version);
-        // Measured: on an error it stands before everything else.
+        // Measured: on an error labels and version stand before everything else.
+        let labels = self.labels(&request, failed_code, wc_code);
+        if failed_code.is_some()
+            && let Some(labels) = &labels
+        {
+            reply.append(cstr!("errorLabels"), labels.clone());
+        }
         if shows_version {
             reply.append(cstr!("topologyVersion"), self.topology_version());
         }
@@ -381,8 +401,12 @@ impl Mongod {
             }
             Err(error) => append_error(&mut reply, error),
         }
-        self.append_labels(&mut reply, &request, failed_code, wc_code);
-        self.append_times(&mut reply, &request);
+        if failed_code.is_none()
+            && let Some(labels) = labels
+        {
+            reply.append(cstr!("errorLabels"), labels);
+        }
+        self.append_times(&mut reply, &request, failed_code.is_none());
         let exhausts = answer.exhaust
             && is_hello
             && failed_code.is_none()
@@ -426,13 +450,13 @@ impl Mongod {
         reply.append(cstr!("opTime"), client.last_op.to_raw());
     }
 
-    fn append_labels(
+    /// `errorLabels`, if there are any.
+    fn labels(
         &self,
-        reply: &mut RawDocumentBuf,
         request: &Request,
         code: Option<i32>,
         wc_code: Option<i32>,
-    ) {
+    ) -> Option<bson::RawArrayBuf> {
         let mut labels = bson::RawArrayBuf::new();
         let mut any = false;
         if let Some(given) = &request.injected.labels {
@@ -451,17 +475,21 @@ impl Mongod {
                     .clients
                     .get(request.answer.connection)
                     .is_some_and(|client| client.last_op > request.last_op_before);
-                if code.is_some() && !wrote {
+                // Servers have said so since 6.1.
+                let says_so = self.options.version > crate::mongod::ServerVersion::V6_0;
+                if code.is_some() && !wrote && says_so {
                     labels.push("NoWritesPerformed");
                 }
             }
         }
-        if any {
-            reply.append(cstr!("errorLabels"), labels);
-        }
+        any.then_some(labels)
     }
 
-    fn append_times(&self, reply: &mut RawDocumentBuf, request: &Request) {
+    fn append_times(&self, reply: &mut RawDocumentBuf, request: &Request, succeeded: bool) {
+        if succeeded && request.spec.names[0] == "replSetInitiate" {
+            // Measured: it is answered while the member is on its way to its first state.
+            return;
+        }
         let client = self.clients.get(request.answer.connection);
         let wrote = client.is_some_and(|client| client.last_op > request.last_op_before);
         let level = request.operation.read_concern.level;
@@ -477,7 +505,9 @@ impl Mongod {
 
     /// `$clusterTime` and `operationTime`, where there is a set and a clock.
     fn append_cluster_time(&self, reply: &mut RawDocumentBuf, operation_time: Ts) {
-        if self.repl.config.is_none() || self.repl.cluster_time.is_null() {
+        // Measured: a member that is neither PRIMARY nor SECONDARY does not tell the time.
+        let tells = matches!(self.repl.state(), MemberState::Primary | MemberState::Secondary);
+        if !tells || self.repl.cluster_time.is_null() {
             return;
         }
         let hash = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0; 20] };

@@ -9,7 +9,9 @@ use stepdown_driver::Instant;
 use super::operation::{Operation, Outcome};
 use super::spec::{CommandSpec, Gate};
 use crate::mongod::Mongod;
-use crate::mongod::error::{BAD_VALUE, CommandError, FAIL_POINT_SET_FAILED, TYPE_MISMATCH};
+use crate::mongod::error::{
+    BAD_VALUE, CommandError, FAIL_POINT_SET_FAILED, ILLEGAL_OPERATION, TYPE_MISMATCH,
+};
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[CommandSpec {
     names: &["configureFailPoint"],
@@ -163,10 +165,7 @@ fn configure_fail_point(
             CommandError::new(TYPE_MISMATCH, "configureFailPoint takes the name of a fail point")
         })?;
     if !KNOWN.contains(&name) {
-        return Err(CommandError::new(
-            FAIL_POINT_SET_FAILED,
-            format!("failpoint not found: {name}"),
-        ));
+        return Err(CommandError::new(FAIL_POINT_SET_FAILED, format!("{name} not found")));
     }
     let mode = match operation.argument("mode") {
         Some(RawBsonRef::String("off")) => Mode::Off,
@@ -177,19 +176,37 @@ fn configure_fail_point(
                 (Some(times), _) if times > 0 => Mode::Times(times),
                 (Some(0), _) => Mode::Off,
                 (None, Some(skip)) if skip >= 0 => Mode::Skip(skip),
-                _ => {
+                (Some(_), _) => {
                     return Err(CommandError::new(
                         BAD_VALUE,
-                        "fail point mode takes {times: n} or {skip: n}, n not negative",
+                        "'times' option to 'mode' must be positive",
+                    ));
+                }
+                (None, Some(_)) => {
+                    return Err(CommandError::new(
+                        BAD_VALUE,
+                        "'skip' option to 'mode' must be positive",
+                    ));
+                }
+                (None, None) => {
+                    return Err(CommandError::new(
+                        BAD_VALUE,
+                        "'mode' must be one of 'off', 'alwaysOn', '{times:n}', '{skip:n}' or '{activationProbability:p}'",
                     ));
                 }
             }
         }
-        _ => {
+        None => {
             return Err(CommandError::new(
-                BAD_VALUE,
-                "unknown fail point mode: expected 'off', 'alwaysOn', {times: n} or {skip: n}",
+                ILLEGAL_OPERATION,
+                "When setting a failpoint, you must supply a 'mode'",
             ));
+        }
+        Some(RawBsonRef::String(mode)) => {
+            return Err(CommandError::new(BAD_VALUE, format!("unknown mode: {mode}")));
+        }
+        Some(_) => {
+            return Err(CommandError::new(TYPE_MISMATCH, "'mode' must be a string or JSON object"));
         }
     };
     let data = operation.body.get_document("data").map(ToOwned::to_owned).unwrap_or_default();

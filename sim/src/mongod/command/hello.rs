@@ -5,11 +5,12 @@ use std::time::Duration;
 use bson::{DateTime, RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
 use stepdown_driver::Instant;
 
+use super::arguments::type_name as raw_type_name;
 use super::operation::{Operation, Outcome};
 use super::request::Request;
 use super::spec::{CommandSpec, Gate};
 use super::wait::Wait;
-use crate::mongod::error::{BAD_VALUE, CommandError, SHUTDOWN_IN_PROGRESS};
+use crate::mongod::error::{CLIENT_METADATA_CANNOT_BE_MUTATED, CommandError, SHUTDOWN_IN_PROGRESS};
 use crate::mongod::optime::OpTime;
 use crate::mongod::{Mongod, ServerVersion};
 use crate::trace::MemberState;
@@ -64,7 +65,7 @@ fn hello(
     now: Instant,
     operation: &Operation,
 ) -> Result<Outcome, CommandError> {
-    note_client(server, operation);
+    note_client(server, operation)?;
     if let Some(wait) = awaited(server, now, operation)? {
         return Ok(Outcome::Park(wait));
     }
@@ -104,7 +105,23 @@ fn hello(
 }
 
 /// A handshake tells who the client is.
-fn note_client(server: &mut Mongod, operation: &Operation) {
+///
+/// # Errors
+/// 186: it is told once.
+fn note_client(server: &mut Mongod, operation: &Operation) -> Result<(), CommandError> {
+    let tells = operation.body.get_document("client").is_ok();
+    if tells
+        && !operation.waited
+        && let Some(client) = server.clients.get_mut(operation.connection)
+    {
+        if client.greeted {
+            return Err(CommandError::new(
+                CLIENT_METADATA_CANNOT_BE_MUTATED,
+                "The client metadata document may only be sent in the first hello",
+            ));
+        }
+        client.greeted = true;
+    }
     let app_name = operation
         .body
         .get_document("client")
@@ -112,13 +129,16 @@ fn note_client(server: &mut Mongod, operation: &Operation) {
         .and_then(|application| application.get_str("name"))
         .ok()
         .map(str::to_owned);
-    let hello_ok = operation.name == "hello" || operation.body.get_bool("helloOk").unwrap_or(false);
+    // Measured: the new name alone says nothing.
+    let hello_ok = operation.body.get_bool("helloOk").unwrap_or(false);
     if let Some(client) = server.clients.get_mut(operation.connection) {
         client.hello_ok |= hello_ok;
+        client.greeted = true;
         if app_name.is_some() {
             client.app_name = app_name;
         }
     }
+    Ok(())
 }
 
 /// Whether this hello waits for a change.
@@ -137,7 +157,10 @@ fn awaited(
             _ => {
                 return Err(CommandError::new(
                     crate::mongod::error::TYPE_MISMATCH,
-                    "BSON field 'HelloCommand.maxAwaitTimeMS' is the wrong type, expected types '[long, int, decimal, double]'",
+                    format!(
+                        "BSON field 'hello.maxAwaitTimeMS' is the wrong type '{}', expected types '[long, int, decimal, double']",
+                        raw_type_name(value)
+                    ),
                 ));
             }
         }),
@@ -159,9 +182,19 @@ fn awaited(
         }
     };
     if await_millis < 0 {
-        return Err(CommandError::new(BAD_VALUE, "maxAwaitTimeMS must be a non-negative integer"));
+        return Err(CommandError::new(
+            51_024,
+            format!(
+                "BSON field 'maxAwaitTimeMS' value must be >= 0, actual value '{await_millis}'"
+            ),
+        ));
     }
-    let counter = version.get_i64("counter").unwrap_or(0);
+    let counter = version.get_i64("counter").map_err(|_absent| {
+        CommandError::new(
+            40_414,
+            "BSON field 'hello.topologyVersion.counter' is missing but a required field",
+        )
+    })?;
     if counter < 0 {
         return Err(CommandError::new(31_372, "topologyVersion must have a non-negative counter"));
     }
@@ -214,15 +247,12 @@ impl Mongod {
     pub(crate) fn append_set(&self, reply: &mut RawDocumentBuf, legacy: bool) {
         let repl = &self.repl;
         let writable_field = if legacy { cstr!("ismaster") } else { cstr!("isWritablePrimary") };
-        let Some(set_name) = &repl.set_name else {
+        if repl.set_name.is_none() {
             // A standalone.
             reply.append(writable_field, true);
             return;
-        };
+        }
         let (Some(config), Some(own)) = (&repl.config, repl.own()) else {
-            if repl.config.is_some() {
-                reply.append(cstr!("setName"), &**set_name);
-            }
             reply.append(writable_field, false);
             reply.append(cstr!("secondary"), false);
             reply.append(cstr!("info"), "Does not have a valid replica set config");
@@ -232,7 +262,9 @@ impl Mongod {
         let (mut hosts, mut passives, mut arbiters) =
             (RawArrayBuf::new(), RawArrayBuf::new(), RawArrayBuf::new());
         let (mut any_passive, mut any_arbiter) = (false, false);
-        for member in config.members.iter().filter(|member| !member.hidden) {
+        for member in
+            config.members.iter().filter(|member| !member.hidden && member.delay.is_zero())
+        {
             if member.arbiter_only {
                 arbiters.push(&*member.host);
                 any_arbiter = true;
@@ -273,7 +305,7 @@ impl Mongod {
         }
         if !own.delay.is_zero() {
             let field = if legacy { cstr!("slaveDelay") } else { cstr!("secondaryDelaySecs") };
-            reply.append(field, own.delay.as_secs() as i64);
+            reply.append(field, own.delay.as_secs() as i32);
         }
         if !own.tags.is_empty() {
             let mut tags = RawDocumentBuf::new();

@@ -1,6 +1,7 @@
 //! `find`, `count`, `distinct`.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bson::raw::{RawArrayBuf, cstr};
@@ -203,7 +204,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
             return Err(CommandError::new(
                 error::BAD_VALUE,
                 format!(
-                    "error processing query: ns={namespace} tailable cursor requested on non capped \
+                    "error processing query: ns={namespace}Tree: $and\nSort: {{}}\nProj: {{}}\n tailable cursor requested on non capped \
                      collection"
                 ),
             ));
@@ -426,8 +427,8 @@ fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     let found = find_all(server, &namespace, at, &matcher, context.collation, usize::MAX)?;
     let path = Path::new(key);
-    let mut seen = BTreeSet::new();
-    let mut values = RawArrayBuf::new();
+    // Measured: distinct values come in the order of comparison.
+    let mut distinct: BTreeMap<Vec<u8>, RawBson> = BTreeMap::new();
     let mut bytes = 0;
     for found in &found {
         let document = DocumentRef::from(&*found.document);
@@ -441,18 +442,25 @@ fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
             for element in elements {
                 let mut encoded = Vec::new();
                 append_key(&mut encoded, element, context.collation, false);
-                if seen.insert(encoded) {
+                if let Entry::Vacant(place) = distinct.entry(encoded) {
                     let element = RawBson::try_from(element.to_bson())
                         .map_err(super::arguments::malformed)?;
-                    values.push(element);
+                    bytes += place.key().len();
+                    place.insert(element);
                 }
             }
-            bytes = values.as_bytes().len();
             Ok::<bool, CommandError>(bytes > MAX_DISTINCT_BYTES)
         })?;
         if bytes > MAX_DISTINCT_BYTES {
             return Err(CommandError::new(17_217, "distinct too big, 16mb cap"));
         }
+    }
+    let mut values = RawArrayBuf::new();
+    for value in distinct.into_values() {
+        values.push(value);
+    }
+    if values.as_bytes().len() > MAX_DISTINCT_BYTES {
+        return Err(CommandError::new(17_217, "distinct too big, 16mb cap"));
     }
     let mut reply = RawDocumentBuf::new();
     reply.append(cstr!("values"), values);

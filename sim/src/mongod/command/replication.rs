@@ -67,7 +67,9 @@ fn flag(operation: &Operation, name: &str) -> bool {
         Some(bson::RawBsonRef::Boolean(given)) => given,
         Some(bson::RawBsonRef::Int32(given)) => given != 0,
         Some(bson::RawBsonRef::Double(given)) => given != 0.0,
-        _ => false,
+        None | Some(bson::RawBsonRef::Null | bson::RawBsonRef::Undefined) => false,
+        // Measured: anything else that is there counts as true.
+        Some(_) => true,
     }
 }
 
@@ -200,7 +202,8 @@ fn step_down(
 ) -> Result<Outcome, CommandError> {
     server.require_config()?;
     let force = flag(operation, "force");
-    let seconds = match number(operation, "replSetStepDown")? {
+    // Measured: what is no number counts as 0.
+    let seconds = match number(operation, "replSetStepDown").ok().flatten() {
         Some(0) | None => 60,
         Some(seconds) => seconds,
     };
@@ -248,10 +251,8 @@ fn step_up(
 ) -> Result<Outcome, CommandError> {
     server.require_config()?;
     if server.repl.leader.is_some() {
-        return Err(CommandError::new(
-            COMMAND_FAILED,
-            "Election failed. :: caused by :: I am already primary",
-        ));
+        // Measured: nothing to do is no failure.
+        return done();
     }
     let reason = if flag(operation, "skipDryRun") {
         ElectionReason::StepUpRequestSkipDryRun
@@ -261,10 +262,8 @@ fn step_up(
     match server.stand(now, reason) {
         Ok(()) if server.repl.leader.is_some() => done(),
         Ok(()) => Ok(Outcome::Park(Wait::Election)),
-        Err(why) => Err(CommandError::new(
-            COMMAND_FAILED,
-            format!("Election failed. :: caused by :: {why}"),
-        )),
+        // Measured: why stands in the log alone.
+        Err(_why) => Err(CommandError::new(COMMAND_FAILED, "Election failed.")),
     }
 }
 
@@ -274,22 +273,20 @@ fn freeze(
     operation: &Operation,
 ) -> Result<Outcome, CommandError> {
     server.require_config()?;
-    let seconds = number(operation, "replSetFreeze")?.unwrap_or(0);
+    // Measured: what is no number counts as 0, and a negative one freezes nothing.
+    let seconds = number(operation, "replSetFreeze").ok().flatten().unwrap_or(0);
     if server.repl.leader.is_some() || server.repl.election.is_some() {
         return Err(CommandError::new(
             NOT_SECONDARY,
-            "cannot freeze node when primary or running for election. state: Primary",
+            "Cannot freeze node when primary or running for election, state: Primary",
         ));
-    }
-    if seconds < 0 {
-        return Err(CommandError::new(BAD_VALUE, "freeze period must not be negative"));
     }
     if seconds == 0 {
         server.repl.stand_not_before = Instant::ZERO;
         server.elect_single_node(now);
         return Ok(Outcome::Reply(rawdoc! { "info": "unfreezing" }));
     }
-    let until = now + Duration::from_secs(seconds as u64);
+    let until = now + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     server.repl.stand_not_before = server.repl.stand_not_before.max(until);
     server.timers.set(crate::mongod::timer::Timer::StepDownEnd, server.repl.stand_not_before);
     if seconds == 1 {
@@ -332,8 +329,7 @@ fn abort_primary_catch_up(
             server.end_catch_up(now, "catch-up aborted by replSetAbortPrimaryCatchUp");
             done()
         }
-        Some(_) => Err(CommandError::new(ILLEGAL_OPERATION, "the node is not in catch-up mode")),
-        None => Err(CommandError::new(NOT_WRITABLE_PRIMARY, "not primary")),
+        _ => Err(CommandError::new(ILLEGAL_OPERATION, "The node is not in catch-up mode.")),
     }
 }
 
@@ -344,9 +340,7 @@ fn shutdown(
 ) -> Result<Outcome, CommandError> {
     let force = flag(operation, "force");
     let timeout = number(operation, "timeoutSecs")?.unwrap_or(15);
-    if timeout < 0 {
-        return Err(CommandError::new(BAD_VALUE, "timeoutSecs must not be negative"));
-    }
+    let timeout = timeout.max(0);
     let several = server.repl.members.len() > 1;
     let leads = server.repl.state() == MemberState::Primary;
     if leads && several && !force && timeout == 0 && !server.successor_is_ready() {

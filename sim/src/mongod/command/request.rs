@@ -8,6 +8,7 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 use stepdown_driver::Instant;
 use stepdown_driver::wire::{Flags, Message};
 
+use super::arguments::type_name;
 use super::operation::{Operation, OperationSession, ReadConcern, ReadConcernLevel};
 use super::spec::CommandSpec;
 use super::write_concern::WriteConcern;
@@ -106,7 +107,8 @@ impl Request {
                 }
                 "lsid" => lsid = Some(read_lsid(value)?),
                 "txnNumber" => {
-                    let number = value.as_i64().ok_or_else(|| wrong("txnNumber", "long"))?;
+                    let number =
+                        value.as_i64().ok_or_else(|| wrong_session("txnNumber", value, "long"))?;
                     if number < 0 {
                         return Err(CommandError::new(
                             INVALID_OPTIONS,
@@ -124,14 +126,28 @@ impl Request {
                     read_concern = read_read_concern(document)?;
                 }
                 "writeConcern" => {
-                    let document =
-                        value.as_document().ok_or_else(|| wrong("writeConcern", "object"))?;
+                    let document = value.as_document().ok_or_else(|| {
+                        CommandError::new(
+                            TYPE_MISMATCH,
+                            format!(
+                                "\"writeConcern\" had the wrong type. Expected object, found {}",
+                                type_name(value)
+                            ),
+                        )
+                    })?;
                     write_concern = Some(WriteConcern::read(document)?);
                 }
                 "$readPreference" => {
-                    let document =
-                        value.as_document().ok_or_else(|| wrong("$readPreference", "object"))?;
-                    secondary_ok = document.get_str("mode").is_ok_and(|mode| mode != "primary");
+                    let document = value.as_document().ok_or_else(|| {
+                        CommandError::new(
+                            TYPE_MISMATCH,
+                            format!(
+                                "$readPreference has incorrect type: expected object but got {}",
+                                type_name(value)
+                            ),
+                        )
+                    })?;
+                    secondary_ok = allows_secondaries(document)?;
                 }
                 "$clusterTime" => {
                     cluster_time = value
@@ -229,11 +245,27 @@ fn wrong(field: &str, expected: &str) -> CommandError {
     )
 }
 
+fn wrong_session(field: &str, value: RawBsonRef<'_>, expected: &str) -> CommandError {
+    CommandError::new(
+        TYPE_MISMATCH,
+        format!(
+            "BSON field 'OperationSessionInfo.{field}' is the wrong type '{}', expected type '{expected}'",
+            type_name(value)
+        ),
+    )
+}
+
 fn read_lsid(value: RawBsonRef<'_>) -> Result<Uuid, CommandError> {
     let binary = value
         .as_document()
         .and_then(|document| document.get_binary("id").ok())
-        .ok_or_else(|| wrong("lsid.id", "binData"))?;
+        .ok_or_else(|| {
+            let id = value.as_document().and_then(|lsid| lsid.get("id").ok().flatten());
+            match id {
+                Some(id) => wrong_session("lsid.id", id, "binData"),
+                None => wrong("lsid.id", "binData"),
+            }
+        })?;
     let bytes: Option<[u8; 16]> = binary.bytes.try_into().ok();
     match bytes {
         Some(bytes) if binary.subtype == BinarySubtype::Uuid => Ok(Uuid::from_bytes(bytes)),
@@ -253,6 +285,21 @@ fn integer(value: RawBsonRef<'_>) -> Option<i64> {
     }
 }
 
+/// Whether `$readPreference` names more than primaries.
+fn allows_secondaries(preference: &RawDocument) -> Result<bool, CommandError> {
+    match preference.get_str("mode") {
+        Ok("primary") => Ok(false),
+        Ok("primaryPreferred" | "secondary" | "secondaryPreferred" | "nearest") => Ok(true),
+        Ok(other) => Err(CommandError::new(
+            crate::mongod::error::BAD_VALUE,
+            format!(
+                "Could not parse $readPreference mode '{other}'. Only the modes 'primary', 'primaryPreferred', 'secondary', 'secondaryPreferred', and 'nearest' are supported. :: caused by :: Enumeration value '{other}' for field 'mode' is not a valid value."
+            ),
+        )),
+        Err(_absent) => Ok(false),
+    }
+}
+
 fn read_max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>, CommandError> {
     let millis = integer(value).ok_or_else(|| {
         CommandError::new(crate::mongod::error::BAD_VALUE, "maxTimeMS must be a number")
@@ -260,7 +307,7 @@ fn read_max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>, CommandError
     if !(0..=i64::from(i32::MAX)).contains(&millis) {
         return Err(CommandError::new(
             crate::mongod::error::BAD_VALUE,
-            format!("{millis} value for maxTimeMS is out of range [0, 2147483647]"),
+            format!("{millis} value for maxTimeMS is out of range"),
         ));
     }
     Ok((millis > 0).then(|| Duration::from_millis(millis as u64)))
@@ -278,12 +325,10 @@ fn read_read_concern(document: &RawDocument) -> Result<ReadConcern, CommandError
                     Some("local") => ReadConcernLevel::Local,
                     Some("majority") => ReadConcernLevel::Majority,
                     Some("snapshot") => ReadConcernLevel::Snapshot,
-                    Some(other) => {
+                    Some(_) => {
                         return Err(CommandError::new(
                             FAILED_TO_PARSE,
-                            format!(
-                                "Enumeration value '{other}' for field 'readConcern.level' is not a valid value."
-                            ),
+                            "readConcern.level must be either 'local', 'majority', 'linearizable', 'available', or 'snapshot'",
                         ));
                     }
                     None => return Err(wrong("readConcern.level", "string")),

@@ -215,7 +215,8 @@ impl Mongod {
                         self.finish(now, request, outcome, Some(error));
                     }
                     Satisfied::NotYet if out_of_time => {
-                        self.finish(now, request, outcome, Some(max_time_expired()));
+                        let error = concern.interrupted(max_time_expired());
+                        self.finish(now, request, outcome, Some(error));
                     }
                     Satisfied::NotYet => {
                         self.park(request, Wait::WriteConcern { optime, concern, until, outcome });

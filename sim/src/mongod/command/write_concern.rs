@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, cstr, rawdoc};
 
+use super::arguments::{type_name, unknown_field};
 use crate::mongod::Mongod;
 use crate::mongod::error::{
-    CommandError, FAILED_TO_PARSE, PRIMARY_STEPPED_DOWN, UNKNOWN_REPL_WRITE_CONCERN,
+    CommandError, FAILED_TO_PARSE, PRIMARY_STEPPED_DOWN, TYPE_MISMATCH, UNKNOWN_REPL_WRITE_CONCERN,
     UNSATISFIABLE_WRITE_CONCERN, WRITE_CONCERN_FAILED,
 };
 use crate::mongod::optime::OpTime;
@@ -68,22 +69,44 @@ impl WriteConcern {
                         (None, Some(number)) if (0..=50).contains(&number) => {
                             W::Members(number as i32)
                         }
-                        (None, Some(_)) => {
+                        (None, Some(number)) => {
                             return Err(CommandError::new(
                                 FAILED_TO_PARSE,
-                                "w has to be a non-negative number and not greater than 50",
+                                format!(
+                                    "w has to be a non-negative number and not greater than 50; found: {number}"
+                                ),
                             ));
                         }
                         _ => {
                             return Err(CommandError::new(
                                 FAILED_TO_PARSE,
-                                "w has to be a number or string",
+                                format!(
+                                    "w has to be a number, string, or object; found: {}",
+                                    type_name(value)
+                                ),
                             ));
                         }
                     };
                 }
                 "j" | "fsync" => {
-                    concern.journal = value.as_bool().or(number.map(|number| number != 0));
+                    let given = value.as_bool().or(number.map(|number| number != 0));
+                    let Some(given) = given else {
+                        return Err(CommandError::new(
+                            TYPE_MISMATCH,
+                            format!(
+                                "BSON field 'WriteConcernOptions.{}' is the wrong type '{}', expected types '[bool, long, int, decimal, double']",
+                                key.as_str(),
+                                type_name(value)
+                            ),
+                        ));
+                    };
+                    if concern.journal == Some(true) && given {
+                        return Err(CommandError::new(
+                            FAILED_TO_PARSE,
+                            "fsync and j options cannot be used together",
+                        ));
+                    }
+                    concern.journal = Some(given);
                 }
                 "wtimeout" => {
                     concern.timeout_millis =
@@ -91,10 +114,7 @@ impl WriteConcern {
                 }
                 "provenance" | "getLastError" => {}
                 other => {
-                    return Err(CommandError::new(
-                        FAILED_TO_PARSE,
-                        format!("unrecognized write concern field: {other}"),
-                    ));
+                    return Err(unknown_field("WriteConcernOptions", other));
                 }
             }
         }
@@ -130,6 +150,11 @@ impl WriteConcern {
             "Primary stepped down while waiting for replication",
         )
         .with_extra(rawdoc! { "errInfo": { "writeConcern": self.to_raw() } })
+    }
+
+    /// The `writeConcernError` of a wait that `error` ended.
+    pub(crate) fn interrupted(&self, error: CommandError) -> CommandError {
+        error.with_extra(rawdoc! { "errInfo": { "writeConcern": self.to_raw() } })
     }
 
     fn never(&self, code: i32, message: String) -> Satisfied {

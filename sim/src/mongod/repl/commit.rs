@@ -126,6 +126,11 @@ impl Mongod {
         if self.repl.leader.is_some() {
             return;
         }
+        let is_arbiter = self.repl.own().is_some_and(|own| own.arbiter_only);
+        if is_arbiter && point.optime > self.repl.applied.optime {
+            // It has no data that could be behind (measured: an arbiter shows what is committed as its own).
+            self.repl.applied = point;
+        }
         let point = if point.optime > self.repl.applied.optime { self.repl.applied } else { point };
         if point.optime > self.repl.commit.optime {
             self.set_commit_point(now, point);

@@ -11,6 +11,7 @@ use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 
 use crate::mongod::error::{BAD_VALUE, CommandError, INVALID_REPLICA_SET_CONFIG};
+use crate::mongod::storage::text::shell_document;
 
 /// At most so many members.
 pub const MEMBERS_MAX: usize = 50;
@@ -198,15 +199,11 @@ impl ReplSetConfig {
         };
         for (name, value) in document {
             match name.as_str() {
-                "_id" => config.set_name = string(name, value)?.into(),
-                "version" => config.version = integer(name, value)?,
+                "_id" => config.set_name = string("ReplSetConfig._id", value)?.into(),
+                "version" => config.version = version(value)?,
                 "term" => config.term = integer(name, value)?,
                 "protocolVersion" => {
-                    if integer(name, value)? != 1 {
-                        return Err(invalid(format!(
-                            "BSON field 'protocolVersion' value must be equal to 1, actual value '{value}'"
-                        )));
-                    }
+                    in_range(name, integer(name, value)?, 1, 1)?;
                 }
                 "writeConcernMajorityJournalDefault" => {
                     config.majority_journal_default = boolean(name, value)?;
@@ -220,15 +217,20 @@ impl ReplSetConfig {
                 }
                 "members" => {
                     let Bson::Array(members) = value else {
-                        return Err(wrong_type(name, value, "array"));
+                        return Err(wrong_type("ReplSetConfig.members", value, "array"));
                     };
                     config.members = members
                         .iter()
-                        .map(|member| match member {
-                            Bson::Document(member) => member_from_document(member),
-                            other => Err(wrong_type("members", other, "object")),
+                        .enumerate()
+                        .map(|(index, member)| match member {
+                            Bson::Document(member) => checked_member(member),
+                            other => {
+                                let field = format!("ReplSetConfig.members.{index}");
+                                Err(wrong_type(&field, other, "object"))
+                            }
                         })
                         .collect::<Result<_, _>>()?;
+                    members.iter().filter_map(Bson::as_document).try_for_each(tags_are_texts)?;
                 }
                 "settings" => {
                     let Bson::Document(settings) = value else {
@@ -238,6 +240,9 @@ impl ReplSetConfig {
                 }
                 _ => return Err(unknown_field("ReplSetConfig", name)),
             }
+        }
+        if document.contains_key("_id") && config.set_name.is_empty() {
+            return Err(invalid("Replica set configuration must have non-empty _id field"));
         }
         if config.set_name.is_empty() {
             return Err(invalid("BSON field 'ReplSetConfig._id' is missing but a required field"));
@@ -256,12 +261,6 @@ impl ReplSetConfig {
     /// 2 BadValue (or 93) with the rule that is broken; commands wrap it in their own code.
     pub fn validate(&self) -> Result<(), CommandError> {
         let bad = |message: String| Err(CommandError::new(BAD_VALUE, message));
-        if !(1..=i64::from(i32::MAX)).contains(&self.version) {
-            return bad(format!(
-                "version field value of {} is out of range. Must be between 1 and 2147483647",
-                self.version
-            ));
-        }
         if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
             return bad(format!(
                 "Replica set configuration contains {} members, but must have at least 1 and no more than  {MEMBERS_MAX}",
@@ -276,11 +275,20 @@ impl ReplSetConfig {
             ));
         }
         for (index, member) in self.members.iter().enumerate() {
-            member.validate()?;
+            if member.arbiter_only && !member.tags.is_empty() {
+                return Err(invalid("Cannot set tags on arbiters."));
+            }
+            if member.arbiter_only && member.priority_micros != 0 {
+                return Err(invalid(format!(
+                    "Member {} is an arbiter but has priority {}. Arbiter priority must be 0.",
+                    member.host,
+                    priority_to_double(member.priority_micros)
+                )));
+            }
             for (earlier, other) in self.members[..index].iter().enumerate() {
                 if other.id == member.id {
                     return bad(format!(
-                        "Found two member configurations with same _id field, members.{earlier}._id == members.{index}._id == {}",
+                        "Found two member configurations with same _id field, members.{earlier}._id == members.{index}._id == MemberId({})",
                         member.id
                     ));
                 }
@@ -308,14 +316,12 @@ impl ReplSetConfig {
                 "Replica set configuration must contain at least one non-arbiter member with priority > 0".into(),
             );
         }
-        for (mode, tags) in &self.settings.modes {
+        for tags in self.settings.modes.values() {
             for tag in tags.keys() {
                 if !self.members.iter().any(|member| member.tags.contains_key(tag)) {
                     return Err(CommandError::new(
                         4,
-                        format!(
-                            "Replica set configuration has write concern mode {mode} that refers to tag {tag}, which no member has"
-                        ),
+                        format!("No replica set tag key {tag} in config"),
                     ));
                 }
             }
@@ -365,27 +371,9 @@ impl ReplSetConfig {
 impl MemberConfig {
     fn validate(&self) -> Result<(), CommandError> {
         let bad = |message: &str| Err(CommandError::new(BAD_VALUE, message));
-        if !(0..=255).contains(&self.id) {
-            return bad(&format!("_id field value of {} is out of range.", self.id));
-        }
-        if !(0..=1).contains(&self.votes) {
-            return bad(&format!("votes field value is {} but must be 0 or 1", self.votes));
-        }
-        if !(0..=1_000_000_000).contains(&self.priority_micros) {
-            return bad(&format!(
-                "priority field value of {} is out of range",
-                self.priority_micros as f64 / 1e6
-            ));
-        }
         if self.arbiter_only {
-            if !self.tags.is_empty() {
-                return bad("Cannot set tags on arbiters.");
-            }
             if self.votes == 0 {
                 return bad("Arbiter must vote (cannot have 0 votes)");
-            }
-            if self.priority_micros != 0 {
-                return Err(invalid("Arbiter must have a priority of 0"));
             }
         }
         if self.priority_micros > 0 {
@@ -477,12 +465,24 @@ fn boolean(name: &str, value: &Bson) -> Result<bool, CommandError> {
     }
 }
 
+fn member_flag(name: &str, value: &Bson) -> Result<bool, CommandError> {
+    boolean(name, value).map_err(|_wrong| {
+        invalid(format!(
+            "BSON field 'MemberConfig.{name}' is the wrong type '{}', expected types '[bool, long, int, decimal, double']",
+            crate::mongod::command::type_name(value)
+        ))
+    })
+}
+
 fn integer(name: &str, value: &Bson) -> Result<i64, CommandError> {
     match value {
         Bson::Int32(value) => Ok(i64::from(*value)),
         Bson::Int64(value) => Ok(*value),
         Bson::Double(value) if value.is_finite() => Ok(*value as i64),
-        other => Err(wrong_type(name, other, "int")),
+        other => Err(invalid(format!(
+            "Expected a number, got value of type {} for field {name}",
+            crate::mongod::command::type_name(other)
+        ))),
     }
 }
 
@@ -495,23 +495,67 @@ fn int(name: &str, value: &Bson) -> Result<i64, CommandError> {
     }
 }
 
-fn millis(name: &str, value: &Bson) -> Result<Duration, CommandError> {
-    let millis = int(name, value)?;
-    if millis <= 0 {
-        return Err(invalid(format!("{name} must be greater than 0, found {millis}")));
+/// `version`.
+fn version(value: &Bson) -> Result<i64, CommandError> {
+    let version = integer("version", value)?;
+    if version > i64::from(i32::MAX) {
+        return Err(invalid(format!(
+            "BSON field 'version' value must be < 2147483648, actual value '{version}'"
+        )));
     }
+    above_zero("version", version)
+}
+
+fn above_zero(name: &str, value: i64) -> Result<i64, CommandError> {
+    if value > 0 {
+        return Ok(value);
+    }
+    Err(invalid(format!("BSON field '{name}' value must be > 0, actual value '{value}'")))
+}
+
+fn at_least(name: &str, value: i64, min: i64) -> Result<i64, CommandError> {
+    if value >= min {
+        return Ok(value);
+    }
+    Err(invalid(format!("BSON field '{name}' value must be >= {min}, actual value '{value}'")))
+}
+
+fn in_range(name: &str, value: i64, min: i64, max: i64) -> Result<i64, CommandError> {
+    if value <= max {
+        return at_least(name, value, min);
+    }
+    Err(invalid(format!("BSON field '{name}' value must be <= {max}, actual value '{value}'")))
+}
+
+fn millis(name: &str, value: &Bson) -> Result<Duration, CommandError> {
+    let millis = above_zero(name, int(name, value)?)?;
     Ok(Duration::from_millis(millis as u64))
 }
 
-/// Milliseconds, or -1 for what "never" means there.
-fn delay(name: &str, value: &Bson) -> Result<i64, CommandError> {
-    let millis = int(name, value)?;
-    if millis < -1 {
-        return Err(invalid(format!(
-            "BSON field '{name}' value must be >= -1, actual value '{millis}'"
-        )));
+fn tags_are_texts(member: &Document) -> Result<(), CommandError> {
+    let tags = member.get_document("tags").into_iter().flatten();
+    for (tag, value) in tags {
+        if !matches!(value, Bson::String(_)) {
+            return Err(invalid(format!(
+                "tags.{tag} field has non-string value of type {}",
+                crate::mongod::command::type_name(value)
+            )));
+        }
     }
-    Ok(millis)
+    Ok(())
+}
+
+/// Reads one member and checks it by itself; what is wrong is said with the whole member (measured).
+fn checked_member(document: &Document) -> Result<MemberConfig, CommandError> {
+    let member = member_from_document(document).and_then(|member| {
+        member.validate()?;
+        Ok(member)
+    });
+    member.map_err(|error| {
+        let shown = bson::RawDocumentBuf::try_from(document)
+            .map_or_else(|_| String::new(), |raw| shell_document(&raw));
+        invalid(format!("member: {shown} :: caused by :: {}", error.message))
+    })
 }
 
 fn member_from_document(document: &Document) -> Result<MemberConfig, CommandError> {
@@ -519,45 +563,76 @@ fn member_from_document(document: &Document) -> Result<MemberConfig, CommandErro
     let mut priority = None;
     for (name, value) in document {
         match name.as_str() {
-            "_id" => member.id = i32::try_from(integer(name, value)?).unwrap_or(-1),
-            "host" => member.host = host_with_port(string(name, value)?).into(),
-            "arbiterOnly" => member.arbiter_only = boolean(name, value)?,
+            "_id" => {
+                let id = integer(name, value).map_err(|_wrong| {
+                    let element = doc! { "_id": value.clone() };
+                    let shown = bson::RawDocumentBuf::try_from(&element)
+                        .map_or_else(|_| String::new(), |raw| shell_document(&raw));
+                    let shown = shown.trim_start_matches("{ ").trim_end_matches(" }");
+                    invalid(format!("Element for MemberId was not a number: {shown}"))
+                })?;
+                if id < 0 {
+                    return Err(invalid(format!(
+                        "_id field value of {id} can't be a negative number"
+                    )));
+                }
+                member.id = i32::try_from(id)
+                    .map_err(|_| invalid(format!("_id field value of {id} is out of range.")))?;
+            }
+            "host" => {
+                member.host = host_with_port(string("MemberConfig.host", value)?).into();
+            }
+            "arbiterOnly" => member.arbiter_only = member_flag(name, value)?,
             "newlyAdded" => member.newly_added = boolean(name, value)?,
-            "buildIndexes" => member.build_indexes = boolean(name, value)?,
-            "hidden" => member.hidden = boolean(name, value)?,
+            "buildIndexes" => member.build_indexes = member_flag(name, value)?,
+            "hidden" => member.hidden = member_flag(name, value)?,
             "priority" => {
                 let number = match value {
                     Bson::Double(value) => *value,
-                    other => integer(name, other)? as f64,
+                    other => integer(name, other).map_err(|_wrong| {
+                        invalid(format!(
+                            "BSON field 'MemberConfig.priority' is the wrong type '{}', expected types '[long, int, decimal, double']",
+                            crate::mongod::command::type_name(other)
+                        ))
+                    })? as f64,
                 };
-                if !number.is_finite() {
-                    return Err(invalid("priority field value is out of range"));
+                if number.is_nan() || number < 0.0 {
+                    return Err(invalid(format!(
+                        "BSON field 'priority' value must be >= 0, actual value '{number}'"
+                    )));
+                }
+                if number > 1000.0 {
+                    return Err(invalid(format!(
+                        "BSON field 'priority' value must be <= 1000, actual value '{number}'"
+                    )));
                 }
                 priority = Some((number * 1e6).round() as i64);
             }
             "tags" => {
                 let Bson::Document(tags) = value else {
-                    return Err(wrong_type(name, value, "object"));
+                    return Err(wrong_type("MemberConfig.tags", value, "object"));
                 };
                 for (tag, value) in tags {
-                    member.tags.insert(tag.clone(), string(tag, value)?.to_owned());
+                    // What is no string is told once all members are read.
+                    if let Bson::String(value) = value {
+                        member.tags.insert(tag.clone(), value.clone());
+                    }
                 }
             }
             "secondaryDelaySecs" => {
-                let seconds = integer(name, value)?;
-                if seconds < 0 {
-                    return Err(invalid("secondaryDelaySecs field value is out of range"));
-                }
+                let seconds = at_least(name, integer(name, value)?, 0)?;
                 member.delay = Duration::from_secs(seconds as u64);
             }
-            "votes" => member.votes = i32::try_from(integer(name, value)?).unwrap_or(-1),
+            "votes" => member.votes = in_range(name, integer(name, value)?, 0, 1)? as i32,
             _ => return Err(unknown_field("MemberConfig", name)),
         }
     }
-    if !document.contains_key("_id") || !document.contains_key("host") {
-        return Err(invalid(
-            "BSON field 'MemberConfig._id' or 'MemberConfig.host' is missing but a required field",
-        ));
+    for required in ["_id", "host"] {
+        if !document.contains_key(required) {
+            return Err(invalid(format!(
+                "BSON field 'MemberConfig.{required}' is missing but a required field"
+            )));
+        }
     }
     member.priority_micros = priority.unwrap_or(if member.arbiter_only { 0 } else { 1_000_000 });
     Ok(member)
@@ -574,16 +649,16 @@ fn settings_from_document(document: &Document) -> Result<Settings, CommandError>
             "chainingAllowed" => settings.chaining_allowed = boolean(name, value)?,
             "heartbeatIntervalMillis" => settings.heartbeat_interval = millis(name, value)?,
             "heartbeatTimeoutSecs" => {
-                let seconds = int(name, value)?;
-                if seconds <= 0 {
-                    return Err(invalid("heartbeatTimeoutSecs must be greater than 0"));
-                }
+                let seconds = above_zero(name, int(name, value)?)?;
                 settings.heartbeat_timeout = Duration::from_secs(seconds as u64);
             }
             "electionTimeoutMillis" => settings.election_timeout = millis(name, value)?,
-            "catchUpTimeoutMillis" => settings.catch_up_timeout_millis = delay(name, value)?,
+            "catchUpTimeoutMillis" => {
+                settings.catch_up_timeout_millis = at_least(name, int(name, value)?, -1)?;
+            }
             "catchUpTakeoverDelayMillis" => {
-                settings.catch_up_takeover_delay_millis = delay(name, value)?;
+                settings.catch_up_takeover_delay_millis =
+                    at_least(name, int(name, value)?, -1)?;
             }
             "getLastErrorModes" => {
                 let Bson::Document(modes) = value else {
@@ -595,12 +670,24 @@ fn settings_from_document(document: &Document) -> Result<Settings, CommandError>
                     };
                     let mut wanted = BTreeMap::new();
                     for (tag, count) in tags {
-                        wanted.insert(tag.clone(), int(tag, count)? as i32);
+                        let count = int(tag, count)?;
+                        if count <= 0 {
+                            return Err(invalid(format!(
+                                "Value of getLastErrorModes.{mode}.{tag} must be positive, but found {count}"
+                            )));
+                        }
+                        wanted.insert(tag.clone(), count as i32);
                     }
                     settings.modes.insert(mode.clone(), wanted);
                 }
             }
             "getLastErrorDefaults" => {
+                if value.as_document().is_some_and(|given| given.get("w") == Some(&Bson::Int32(0)))
+                {
+                    return Err(invalid(
+                        "Default write concern mode must wait for at least 1 member",
+                    ));
+                }
                 let default = doc! { "w": 1, "wtimeout": 0 };
                 if value.as_document().is_none_or(|given| *given != default) {
                     return Err(CommandError::new(
@@ -613,7 +700,8 @@ fn settings_from_document(document: &Document) -> Result<Settings, CommandError>
                 settings.replica_set_id =
                     Some(value.as_object_id().ok_or_else(|| wrong_type(name, value, "objectId"))?);
             }
-            _ => return Err(unknown_field("ReplSetConfigSettings", name)),
+            // Measured: what settings do not know they ignore.
+            _ => {}
         }
     }
     Ok(settings)

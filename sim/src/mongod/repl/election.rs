@@ -263,7 +263,10 @@ impl Mongod {
             majority_available_millis: None,
         };
         self.repl.candidate_metrics = Some(Box::new(metrics));
-        self.repl.participant_metrics = None;
+        if let Some(metrics) = &mut self.repl.participant_metrics {
+            metrics.new_term_start_millis = None;
+            metrics.new_term_applied_millis = None;
+        }
     }
 
     /// Keeps a vote on disk; it is there before anybody hears of it.

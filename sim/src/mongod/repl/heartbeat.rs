@@ -392,8 +392,9 @@ impl Mongod {
             }
         }
         self.learn_primary(now, index, reply);
-        if !reply.commit_point.is_null() && reply.commit_point.term == self.repl.applied.optime.term
-        {
+        let on_my_branch = reply.commit_point.term == self.repl.applied.optime.term
+            || self.repl.own().is_some_and(|own| own.arbiter_only);
+        if !reply.commit_point.is_null() && on_my_branch {
             // Only a commit point of the term of my own last entry is on my branch for sure.
             let point =
                 Position { optime: reply.commit_point, wall_millis: reply.commit_wall_millis };
@@ -435,14 +436,14 @@ impl Mongod {
         }
     }
 
-    /// Changes whom this member holds to be primary; hello shows it.
+    /// Changes whom this member holds to be primary. hello shows it, and yet it is no change of topology
+    /// (measured): what follows, the new term's configuration, is.
     pub(crate) fn set_primary(&mut self, now: Instant, primary: Option<usize>) {
         if self.repl.primary != primary {
             self.repl.primary = primary;
             if primary.is_none() {
                 self.cancel_takeover(now, "no primary is seen");
             }
-            self.bump_topology();
         }
     }
 

@@ -210,6 +210,7 @@ impl Mongod {
         drop(leader);
         self.repl.follower = MemberState::Secondary;
         self.repl.primary = None;
+        self.repl.candidate_metrics = None;
         for timer in [Timer::CatchUp, Timer::Noop, Timer::Sync] {
             self.timers.stop(timer);
         }

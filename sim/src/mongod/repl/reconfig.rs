@@ -19,6 +19,7 @@ use crate::mongod::error::{
 use crate::mongod::oplog_entry::{OpKind, OplogEntry};
 use crate::mongod::optime::OpTime;
 use crate::mongod::peer::{PeerFailure, PeerReply};
+use crate::mongod::storage::text::shell_document;
 use crate::mongod::timer::{HeartbeatTimers, Timer};
 use crate::mongod::{Mongod, RpcId, WAKE_STATE};
 use crate::trace::{EventKind, MemberState};
@@ -68,6 +69,15 @@ impl Mongod {
             None => self.default_config(&set_name),
         };
         config.term = 0;
+        if config.set_name != set_name {
+            return Err(CommandError::new(
+                INVALID_REPLICA_SET_CONFIG,
+                format!(
+                    "Rejecting initiate with a set name that differs from command line set name, initiate set name: {}, command line set name: {set_name}",
+                    config.set_name
+                ),
+            ));
+        }
         config
             .validate()
             .map_err(|error| CommandError::new(INVALID_REPLICA_SET_CONFIG, error.message))?;
@@ -83,15 +93,9 @@ impl Mongod {
         if config.settings.replica_set_id.is_some() {
             return Err(CommandError::new(
                 INVALID_REPLICA_SET_CONFIG,
-                "replica set configuration cannot contain 'replicaSetId' field when called from replSetInitiate",
-            ));
-        }
-        if config.set_name != set_name {
-            return Err(CommandError::new(
-                INVALID_REPLICA_SET_CONFIG,
                 format!(
-                    "Attempting to initiate a replica set with name {}, but command line reports {set_name}; rejecting",
-                    config.set_name
+                    "replica set configuration cannot contain 'replicaSetId' field when called from replSetInitiate: {}",
+                    given.map(shown_with_version).unwrap_or_default()
                 ),
             ));
         }
@@ -108,7 +112,7 @@ impl Mongod {
             return Err(CommandError::new(
                 INVALID_REPLICA_SET_CONFIG,
                 format!(
-                    "This node, {}, with _id {} is not electable under the new configuration with {{version: {}, term: {}}} for replica set {}",
+                    "This node, {}, with _id MemberId({}) is not electable under the new configuration with {{version: {}, term: {}}} for replica set {}",
                     config.members[own].host,
                     config.members[own].id,
                     config.version,
@@ -394,8 +398,12 @@ impl Mongod {
             return Err(CommandError::new(
                 NODE_NOT_ELECTABLE,
                 format!(
-                    "This node, {}, is not electable under the new configuration",
-                    self.options.host
+                    "This node, {}, with _id MemberId({}) is not electable under the new configuration with {{version: {}, term: {}}} for replica set {}",
+                    config.members[own].host,
+                    config.members[own].id,
+                    config.version,
+                    config.term,
+                    config.set_name
                 ),
             ));
         }
@@ -603,8 +611,11 @@ impl Mongod {
         if self.repl.leader.is_some() && !self.repl.is_electable() {
             self.step_down(now, "I am not electable in the new configuration");
         }
+        // Measured: a new configuration and the state it brings are one change.
+        let counter = self.repl.topology_counter;
         self.bump_topology();
         self.state_changed(now, why);
+        self.repl.topology_counter = counter + 1;
         match self.repl.self_index {
             None => {
                 self.repl.sync = SyncState::Idle;
@@ -629,6 +640,15 @@ impl Mongod {
         bytes[..4].copy_from_slice(&seconds.to_be_bytes());
         ObjectId::from_bytes(bytes)
     }
+}
+
+/// A given configuration as the server shows it: it has its version by then.
+fn shown_with_version(given: &Document) -> String {
+    let mut given = given.clone();
+    if !given.contains_key("version") {
+        given.insert("version", 1);
+    }
+    RawDocumentBuf::try_from(&given).map_or_else(|_| String::new(), |raw| shell_document(&raw))
 }
 
 fn initial_config(given: &Document) -> Result<ReplSetConfig, CommandError> {
@@ -681,20 +701,33 @@ fn compatible(old: &ReplSetConfig, new: &ReplSetConfig, force: bool) -> Result<(
     let refused = |message: String| {
         Err(CommandError::new(NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, message))
     };
-    new.validate()?;
     if new.set_name != old.set_name {
-        return refused(format!(
-            "New and old configurations differ in replica set name; old was {}, and new is {}",
-            old.set_name, new.set_name
+        return Err(CommandError::new(
+            INVALID_REPLICA_SET_CONFIG,
+            format!(
+                "Rejecting reconfig where new config set name differs from command line set name, new config set name: {}, old config set name: {}",
+                new.set_name, old.set_name
+            ),
         ));
     }
+    if new.implicit_default_is_majority() != old.implicit_default_is_majority() {
+        return refused(
+            "Reconfig attempted to install a config that would change the implicit default write concern. Use the setDefaultRWConcern command to set a cluster-wide write concern and try the reconfig again.".into(),
+        );
+    }
+    new.validate()?;
     if new.settings.replica_set_id != old.settings.replica_set_id {
-        return refused("New and old configurations differ in replica set ID".into());
+        let shown = |id: Option<ObjectId>| id.map(|id| id.to_hex()).unwrap_or_default();
+        return refused(format!(
+            "New and old configurations differ in replica set ID; old was {}, and new is {}",
+            shown(old.settings.replica_set_id),
+            shown(new.settings.replica_set_id)
+        ));
     }
     if new.version <= old.version {
         return refused(format!(
-            "New replica set configuration version must be greater than old, but {} is not greater than {} for replica set {}",
-            new.version, old.version, new.set_name
+            "New replica set configuration version and term must be greater than old, but {{version: {}, term: {}}} is not greater than {{version: {}, term: {}}} for replica set {}",
+            new.version, new.term, old.version, old.term, new.set_name
         ));
     }
     for member in &new.members {
@@ -703,7 +736,7 @@ fn compatible(old: &ReplSetConfig, new: &ReplSetConfig, force: bool) -> Result<(
                 (member.id == before.id, same_host(&member.host, &before.host));
             if same_address && !same_id {
                 return refused(format!(
-                    "New and old configurations both have members with host of {} but in the new configuration the _id field is {} and in the old configuration it is {} for replica set {}",
+                    "New and old configurations both have members with host of {} but in the new configuration the _id field is MemberId({}) and in the old configuration it is MemberId({}) for replica set {}",
                     member.host, member.id, before.id, new.set_name
                 ));
             }
@@ -722,11 +755,6 @@ fn compatible(old: &ReplSetConfig, new: &ReplSetConfig, force: bool) -> Result<(
                 }
             }
         }
-    }
-    if new.implicit_default_is_majority() != old.implicit_default_is_majority() {
-        return refused(
-            "Reconfig attempted to install a config that would change the implicit default write concern. Use the setDefaultRWConcern command to set a cluster-wide write concern and try the reconfig again.".into(),
-        );
     }
     if !force {
         let votes = |config: &ReplSetConfig| -> Vec<i32> {

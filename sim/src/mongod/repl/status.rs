@@ -121,6 +121,9 @@ impl Mongod {
     }
 
     fn stable_timestamp(&self) -> Ts {
+        if self.repl.own().is_some_and(|own| own.arbiter_only) {
+            return Ts::NULL;
+        }
         self.repl.commit.optime.ts
     }
 
@@ -155,7 +158,8 @@ impl Mongod {
         if repl.maintenance > 0 {
             own.insert("maintenanceMode", repl.maintenance as i32);
         }
-        own.insert("infoMessage", repl.sync_source_info);
+        // A primary looks for nobody.
+        own.insert("infoMessage", if repl.leader.is_some() { "" } else { repl.sync_source_info });
         if let Some(leader) = &repl.leader {
             insert_election_time(&mut own, leader.election_time);
         }
@@ -206,7 +210,7 @@ impl Mongod {
         status.insert("lastHeartbeatRecv", wall(member.last_request));
         status.insert("pingMs", (member.ping_micros / 1_000) as i64);
         status.insert("lastHeartbeatMessage", &member.last_message);
-        let source = usize::try_from(member.sync_source_index).ok();
+        let source = usize::try_from(member.sync_source_index).ok().filter(|_| member.is_up());
         let source = source.and_then(|index| config.members.get(index));
         status.insert("syncSourceHost", source.map_or(String::new(), |s| s.host.to_string()));
         status.insert("syncSourceId", source.map_or(-1, |s| s.id));

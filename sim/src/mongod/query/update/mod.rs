@@ -123,11 +123,11 @@ impl Update {
                 }
                 let mut outcome = replace(document, after);
                 if outcome.changed {
-                    let found = versioned(diff(document, &outcome.document));
-                    // The shorter of both is logged.
-                    if to_raw(&found).as_bytes().len() < to_raw(&outcome.document).as_bytes().len()
-                    {
-                        outcome.entry = Some(UpdateEntry::Diff(found));
+                    let found = diff(document, &outcome.document);
+                    // The shorter of both is logged; around a diff there are 15 bytes more.
+                    let length = to_raw(&found).as_bytes().len() + 15;
+                    if length < to_raw(&outcome.document).as_bytes().len() {
+                        outcome.entry = Some(UpdateEntry::Diff(versioned(found)));
                     }
                 }
                 outcome
