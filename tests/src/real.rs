@@ -84,6 +84,27 @@ impl RealSet {
         Ok(())
     }
 
+    /// Starts a member that is down, on an empty dbpath.
+    ///
+    /// # Errors
+    /// What the operating system says; that it does not listen within 30 s.
+    pub fn restart_empty(&mut self, index: usize) -> io::Result<()> {
+        let dbpath = self.directory.join(self.members[index].port.to_string());
+        std::fs::remove_dir_all(dbpath)?;
+        self.restart(index)
+    }
+
+    /// Sends a signal (`STOP`, `CONT`, ...).
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn signal(&mut self, index: usize, name: &str) -> io::Result<()> {
+        if let Some(process) = &self.members[index].process {
+            Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status()?;
+        }
+        Ok(())
+    }
+
     /// Starts a member that is down, on its data.
     ///
     /// # Errors

@@ -657,8 +657,7 @@ fn settings_from_document(document: &Document) -> Result<Settings, CommandError>
                 settings.catch_up_timeout_millis = at_least(name, int(name, value)?, -1)?;
             }
             "catchUpTakeoverDelayMillis" => {
-                settings.catch_up_takeover_delay_millis =
-                    at_least(name, int(name, value)?, -1)?;
+                settings.catch_up_takeover_delay_millis = at_least(name, int(name, value)?, -1)?;
             }
             "getLastErrorModes" => {
                 let Bson::Document(modes) = value else {
