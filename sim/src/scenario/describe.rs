@@ -152,6 +152,11 @@ fn fault(fault: &Fault) -> String {
         Fault::Delay(a, b, by) => {
             format!("delay {} - {} by {}", end(a), end(b), duration(*by))
         }
+        Fault::Skew(member, millis) => {
+            let by = duration(Duration::from_millis(millis.unsigned_abs()));
+            let way = if *millis < 0 { "behind" } else { "ahead of" };
+            format!("set the clock of {} {by} {way} true time", self::member(member))
+        }
         Fault::Heal => "heal the network".to_string(),
     }
 }

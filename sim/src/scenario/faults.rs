@@ -1,5 +1,7 @@
 //! Steps that break and mend.
 
+use std::time::Duration;
+
 use toml::de::DeValue;
 
 use super::diagnostic::Diagnostics;
@@ -51,8 +53,29 @@ pub(crate) fn parse_fault(
             let ((a, b), by) = ends.zip(by)?;
             Some(Fault::Delay(a, b, by))
         }
+        "skew" => parse_skew(diagnostics, names, step),
         _ => unreachable!("`{verb}` is no fault"),
     }
+}
+
+fn parse_skew(
+    diagnostics: &mut Diagnostics<'_>,
+    names: &Names,
+    step: &mut Table<'_>,
+) -> Option<Fault> {
+    let value = step.take("skew")?;
+    let member = names.member_value(diagnostics, "skew", value);
+    let (has_ahead, has_behind) = (step.has("ahead"), step.has("behind"));
+    let ahead = step.duration(diagnostics, "ahead");
+    let behind = step.duration(diagnostics, "behind");
+    if has_ahead == has_behind {
+        let hint = Some("ahead = \"5m\", or behind = \"5m\"; ahead = \"0s\" sets it right".into());
+        diagnostics.problem(&value.span(), "a clock is ahead, or it is behind", hint);
+        return None;
+    }
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let skew = ahead.map(millis).or_else(|| behind.map(|behind| -millis(behind)))?;
+    Some(Fault::Skew(member?, skew))
 }
 
 fn parse_partition(

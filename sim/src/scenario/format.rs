@@ -311,6 +311,8 @@ pub(crate) enum Fault {
     Refuse(EndRef, EndRef),
     Reset(EndRef, EndRef),
     Delay(EndRef, EndRef, Duration),
+    /// A wall clock, so many milliseconds ahead of true time (behind, if negative).
+    Skew(MemberRef, i64),
     Heal,
 }
 

@@ -208,6 +208,7 @@ impl Run<'_> {
             Fault::Refuse(from, to) => sim.refuse(self.resolve_end(from)?, self.resolve_end(to)?),
             Fault::Reset(a, b) => sim.reset(self.resolve_end(a)?, self.resolve_end(b)?),
             Fault::Delay(a, b, by) => sim.delay(self.resolve_end(a)?, self.resolve_end(b)?, *by),
+            Fault::Skew(member, millis) => sim.skew(self.resolve(member)?, *millis),
             Fault::Heal => {
                 sim.heal();
                 Ok(())

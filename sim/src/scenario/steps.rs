@@ -16,7 +16,7 @@ use super::reader::{Table, as_integer, as_string, wrong_type};
 use crate::trace::MemberState;
 
 /// What each step has exactly one of; a step may also be a `note` or an `expect` alone.
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 28] = [
     "start",
     "initiate",
     "reconfigure",
@@ -43,6 +43,7 @@ const VERBS: [&str; 27] = [
     "refuse",
     "reset",
     "delay",
+    "skew",
     "advance",
 ];
 /// Takes `true`; apart because every other verb takes what it acts on.
