@@ -279,3 +279,61 @@ fn a_vote_asked_for_by_hand_is_refused_to_a_stale_candidate_with_the_reason() {
     let reason = reply.get_str("reason").unwrap();
     assert!(reason.starts_with("candidate's data is staler than mine"), "{reason}");
 }
+
+#[test]
+fn a_primary_hands_over_to_a_member_that_may_stand() {
+    for seed in 0..20 {
+        let sim = elected(seed, 3);
+        sim.advance(Duration::from_secs(5));
+        // Whoever has stepped down does not stand for a minute, and its heartbeats say so.
+        sim.command("a:27017", "admin", doc! { "replSetStepDown": 60 }).unwrap();
+        sim.advance(Duration::from_secs(5));
+        let second = sim.primary().expect("the handoff is quick").name;
+        sim.shutdown(&*second).unwrap();
+        sim.advance(Duration::from_millis(100));
+        let third = sim.primary().expect("the handoff is quick again").name;
+        assert!(third != second && &*third != "a:27017", "seed {seed}: {third}");
+    }
+}
+
+#[test]
+fn a_primary_whose_only_successor_is_frozen_does_not_step_down() {
+    let sim = elected(37, 2);
+    sim.command("b:27017", "admin", doc! { "replSetFreeze": 60 }).unwrap();
+    sim.advance(Duration::from_secs(5));
+    let request = doc! { "replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 3 };
+    let reply = sim.command("a:27017", "admin", request).unwrap();
+    assert_eq!(reply.get_i32("code").unwrap(), 262, "{reply}");
+}
+
+#[test]
+fn whoever_is_made_the_whole_set_by_force_leads_at_once() {
+    let sim = elected(41, 3);
+    sim.kill("a:27017").unwrap();
+    sim.kill("b:27017").unwrap();
+    sim.advance(Duration::from_secs(13));
+    assert!(sim.primary().is_none());
+    let config = doc! { "_id": "foo", "version": 2, "members": [{ "_id": 2, "host": "c:27017" }] };
+    sim.command("c:27017", "admin", doc! { "replSetReconfig": config, "force": true }).unwrap();
+    sim.advance(Duration::from_millis(50));
+    assert_eq!(&*sim.primary().expect("alone").name, "c:27017");
+    let status = sim.command("c:27017", "admin", doc! { "replSetGetStatus": 1 }).unwrap();
+    let metrics = status.get_document("electionCandidateMetrics").unwrap();
+    assert_eq!(metrics.get_str("lastElectionReason").unwrap(), "electionTimeout");
+}
+
+#[test]
+fn an_idle_new_primary_writes_its_first_noop_after_twenty_seconds() {
+    let sim = elected(43, 3);
+    let noops = |sim: &Sim| {
+        let count = doc! { "count": "oplog.rs", "query": { "o.msg": "periodic noop" } };
+        let reply = sim.command("a:27017", "local", count).unwrap();
+        reply.get_i32("n").unwrap()
+    };
+    sim.advance(Duration::from_secs(19));
+    assert_eq!(noops(&sim), 0);
+    sim.advance(Duration::from_secs(2));
+    assert_eq!(noops(&sim), 1);
+    sim.advance(Duration::from_secs(10));
+    assert_eq!(noops(&sim), 2);
+}

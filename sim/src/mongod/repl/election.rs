@@ -81,6 +81,16 @@ impl Mongod {
         self.timers.set(Timer::Election, now + timeout + jitter);
     }
 
+    /// What heartbeats say of this member (`electable`): a frozen member, or one that stepped down a moment
+    /// ago, is not counted on by a primary that wants to hand over.
+    pub(crate) fn could_stand(&self, now: Instant) -> bool {
+        let repl = &self.repl;
+        repl.state() == MemberState::Secondary
+            && repl.is_electable()
+            && !repl.shutting_down
+            && now >= repl.stand_not_before
+    }
+
     /// Why this member must not stand now, in words; `None` if it may.
     fn refuses_to_stand(&self, now: Instant, reason: ElectionReason) -> Option<String> {
         let repl = &self.repl;
@@ -567,9 +577,14 @@ impl Mongod {
 
     /// The set of one member needs no timeout.
     pub(crate) fn elect_single_node(&mut self, now: Instant) {
+        self.elect_alone(now, ElectionReason::SingleNodePromptElection);
+    }
+
+    /// Stands at once if this member is the whole set.
+    pub(crate) fn elect_alone(&mut self, now: Instant, reason: ElectionReason) {
         let alone = self.repl.config.as_ref().is_some_and(|config| config.members.len() == 1);
         if alone && self.repl.state() == MemberState::Secondary {
-            let _refused = self.stand(now, ElectionReason::SingleNodePromptElection);
+            let _refused = self.stand(now, reason);
         }
     }
 }

@@ -215,7 +215,7 @@ impl Mongod {
                 self.send_probe(now, &host);
             }
         }
-        let filled = self.heartbeat_reply(request);
+        let filled = self.heartbeat_reply(now, request);
         Ok(match self.spare_boxes.replies.pop() {
             Some(mut spare) => {
                 *spare = filled;
@@ -225,7 +225,7 @@ impl Mongod {
         })
     }
 
-    fn heartbeat_reply(&self, request: &Heartbeat) -> HeartbeatReply {
+    fn heartbeat_reply(&self, now: Instant, request: &Heartbeat) -> HeartbeatReply {
         let repl = &self.repl;
         let state = repl.state();
         let config = repl.config.as_ref();
@@ -243,7 +243,7 @@ impl Mongod {
         let (applied, durable) = (shown(repl.applied), shown(repl.durable));
         HeartbeatReply {
             state,
-            electable: state == MemberState::Secondary && repl.is_electable(),
+            electable: repl.leader.is_some() || self.could_stand(now),
             has_data: request.check_empty && self.storage.has_data(),
             config_version,
             config_term,

@@ -141,7 +141,8 @@ impl Mongod {
         if let Some(metrics) = &mut self.repl.candidate_metrics {
             metrics.new_term_start_millis = Some(wall_millis);
         }
-        self.repl.last_noop_check = first;
+        // The first look only remembers where the oplog ends: an idle new primary writes after 20 s.
+        self.repl.last_noop_check = OpTime::NULL;
         self.timers.set(Timer::Noop, now + super::NOOP_INTERVAL);
         self.bump_topology();
         self.wake(WAKE_STATE);
@@ -244,7 +245,7 @@ impl Mongod {
             }
             if member.applied.optime >= mine {
                 caught_up += usize::from(its.is_voter());
-                electable |= its.is_electable() && member.state == MemberState::Secondary;
+                electable |= its.is_electable() && member.electable;
             }
         }
         electable && caught_up >= config.write_majority_count()
@@ -260,7 +261,7 @@ impl Mongod {
             let ready = Some(index) != self.repl.self_index
                 && its.is_electable()
                 && member.is_up()
-                && member.state == MemberState::Secondary
+                && member.electable
                 && member.applied.optime >= mine;
             let better =
                 best.is_none_or(|b| config.members[b].priority_micros < its.priority_micros);

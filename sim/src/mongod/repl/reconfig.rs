@@ -8,7 +8,7 @@ use stepdown_driver::Instant;
 
 use super::config::{MemberConfig, ReplSetConfig, same_host};
 use super::sync::SyncState;
-use super::{Member, Position};
+use super::{ElectionReason, Member, Position};
 use crate::mongod::command::wait::Waiting;
 use crate::mongod::error::{
     ALREADY_INITIALIZED, CANNOT_INITIALIZE_NODE_WITH_DATA, CONFIGURATION_IN_PROGRESS, CommandError,
@@ -381,6 +381,9 @@ impl Mongod {
         self.index_in(&new)?;
         self.store_config(&new);
         self.install_config(now, Arc::new(new), "replSetReconfig with force");
+        // Whoever is left as the whole set does not wait for a timeout, though it says that it did: so a real
+        // member of 6.0.5 does.
+        self.elect_alone(now, ElectionReason::ElectionTimeout);
         Ok(())
     }
 
