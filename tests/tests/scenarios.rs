@@ -1,46 +1,54 @@
-//! The fixtures tell their stories, and their recorded timelines.
+//! The fixtures tell their stories, at more seeds than their own, and their recorded timelines.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use std::path::{Path, PathBuf};
+
 use stepdown::scenario::{RunOptions, Scenario};
 
-fn timeline_of(name: &str) -> String {
-    let path = format!("{}/../fixtures/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect("the fixture can be read");
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
+}
+
+/// The names of all scenarios, without their ending.
+fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(folder()).expect("there are fixtures");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("the folder can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| path.file_stem().expect("a file has a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 14, "{names:?}");
+    names
+}
+
+fn timeline_of(name: &str, options: &RunOptions) -> String {
+    let text = std::fs::read_to_string(folder().join(format!("{name}.toml"))).expect("it is there");
     let scenario = Scenario::parse(&format!("fixtures/{name}.toml"), &text)
         .unwrap_or_else(|error| panic!("{error}"));
-    let outcome = scenario.run(&RunOptions::default());
-    assert!(outcome.held(), "{:?}\n{}", outcome.failures(), outcome.timeline());
+    let outcome = scenario.run(options);
+    assert!(outcome.held(), "{name}: {:?}\n{}", outcome.failures(), outcome.timeline());
     outcome.timeline().to_string()
 }
 
-fn compare_with_recorded(name: &str) {
-    let timeline = timeline_of(name);
+#[test]
+fn every_story_is_told_as_it_was_recorded() {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("../../fixtures/timelines");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, timeline));
+    for name in names() {
+        let timeline = timeline_of(&name, &RunOptions::default());
+        settings.bind(|| insta::assert_snapshot!(name, timeline));
+    }
 }
 
 #[test]
-fn failover() {
-    compare_with_recorded("failover");
-}
-
-#[test]
-fn balanced_reads() {
-    compare_with_recorded("balanced-reads");
-}
-
-#[test]
-fn the_example_of_the_manual_holds() {
-    let manual = format!("{}/../docs/scenarios.md", env!("CARGO_MANIFEST_DIR"));
-    let manual = std::fs::read_to_string(manual).expect("the manual can be read");
-    let (_, example) = manual.split_once("```toml\n").expect("the manual has an example");
-    let (example, _) = example.split_once("```").expect("the example ends");
-    let scenario =
-        Scenario::parse("docs/scenarios.md", example).unwrap_or_else(|error| panic!("{error}"));
-    let outcome = scenario.run(&RunOptions::default());
-    assert!(outcome.held(), "{:?}\n{}", outcome.failures(), outcome.timeline());
+fn every_story_holds_at_other_seeds() {
+    for name in names() {
+        for seed in 2..=3 {
+            timeline_of(&name, &RunOptions::default().seed(seed));
+        }
+    }
 }
