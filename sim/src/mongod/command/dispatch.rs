@@ -380,7 +380,7 @@ impl Mongod {
         {
             reply.append(cstr!("errorLabels"), labels.clone());
         }
-        if shows_version {
+        if shows_version && failed_code.is_some() {
             reply.append(cstr!("topologyVersion"), self.topology_version());
         }
         match &outcome {
@@ -405,6 +405,10 @@ impl Mongod {
             && let Some(labels) = labels
         {
             reply.append(cstr!("errorLabels"), labels);
+        }
+        // Where the command itself went well it stands behind that.
+        if shows_version && failed_code.is_none() {
+            reply.append(cstr!("topologyVersion"), self.topology_version());
         }
         self.append_times(&mut reply, &request, failed_code.is_none());
         let exhausts = answer.exhaust
@@ -528,7 +532,7 @@ impl Mongod {
             return Err(CommandError::new(
                 crate::mongod::error::CLUSTER_TIME_FAILS_RATE_LIMITER,
                 format!(
-                    "New cluster time, {}, is too far from this node's wall clock time, {wall_seconds}.",
+                    "New $clusterTime, {}, is too far from this node's wall clock time, {wall_seconds}.",
                     ts.seconds()
                 ),
             ));

@@ -121,8 +121,9 @@ impl Request {
                 "startTransaction" => start_transaction = value.as_bool() == Some(true),
                 "maxTimeMS" => max_time = read_max_time(value)?,
                 "readConcern" => {
-                    let document =
-                        value.as_document().ok_or_else(|| wrong("readConcern", "object"))?;
+                    let document = value.as_document().ok_or_else(|| {
+                        CommandError::new(FAILED_TO_PARSE, "readConcern field should be an object")
+                    })?;
                     read_concern = read_read_concern(document)?;
                 }
                 "writeConcern" => {
@@ -313,6 +314,13 @@ fn read_max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>, CommandError
     Ok((millis > 0).then(|| Duration::from_millis(millis as u64)))
 }
 
+fn wrong_time(field: &str, value: RawBsonRef<'_>) -> CommandError {
+    CommandError::new(
+        TYPE_MISMATCH,
+        format!("\"{field}\" had the wrong type. Expected timestamp, found {}", type_name(value)),
+    )
+}
+
 fn read_read_concern(document: &RawDocument) -> Result<ReadConcern, CommandError> {
     let mut concern = ReadConcern::default();
     for element in document.iter().flatten() {
@@ -335,15 +343,12 @@ fn read_read_concern(document: &RawDocument) -> Result<ReadConcern, CommandError
                 };
             }
             "afterClusterTime" => {
-                let ts = value
-                    .as_timestamp()
-                    .ok_or_else(|| wrong("readConcern.afterClusterTime", "timestamp"))?;
+                let ts =
+                    value.as_timestamp().ok_or_else(|| wrong_time("afterClusterTime", value))?;
                 concern.after_cluster_time = Some(ts.into());
             }
             "atClusterTime" => {
-                let ts = value
-                    .as_timestamp()
-                    .ok_or_else(|| wrong("readConcern.atClusterTime", "timestamp"))?;
+                let ts = value.as_timestamp().ok_or_else(|| wrong_time("atClusterTime", value))?;
                 concern.at_cluster_time = Some(ts.into());
             }
             "afterOpTime" | "provenance" | "$readPreference" => {}
@@ -358,13 +363,13 @@ fn read_read_concern(document: &RawDocument) -> Result<ReadConcern, CommandError
     if concern.at_cluster_time.is_some() && concern.level != ReadConcernLevel::Snapshot {
         return Err(CommandError::new(
             INVALID_OPTIONS,
-            "readConcern.atClusterTime is only allowed with level snapshot",
+            "atClusterTime field can be set only if level is equal to snapshot",
         ));
     }
     if concern.at_cluster_time.is_some() && concern.after_cluster_time.is_some() {
         return Err(CommandError::new(
             INVALID_OPTIONS,
-            "Specifying a timestamp for readConcern snapshot in a causally consistent session is not allowed.",
+            "Specifying a timestamp for readConcern snapshot in a causally consistent session is not allowed. See https://docs.mongodb.com/manual/core/read-isolation-consistency-recency/#causal-consistency",
         ));
     }
     let with_after = matches!(
