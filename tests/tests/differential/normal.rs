@@ -44,6 +44,7 @@ impl Normaliser {
             rule(r"ObjectId\('[0-9a-f]{24}'\)", "ObjectId(<id>)"),
             rule(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[-+:Z\d]*", "<date>"),
             rule(r"new Date\(\d+\)", "new Date(<date>)"),
+            rule(r"wall clock time, \d+", "wall clock time, <seconds>"),
             rule(r"cursor id \d+", "cursor id <cursor>"),
             rule(r"\b[0-9a-f]{24}\b", "<id>"),
         ];
