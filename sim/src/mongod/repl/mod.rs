@@ -23,8 +23,10 @@ pub mod config;
 mod election;
 mod heartbeat;
 mod initial_sync;
+mod install;
 pub(crate) mod leader;
 mod member;
+mod quorum;
 pub(crate) mod reconfig;
 mod rollback;
 pub(crate) mod status;
@@ -112,7 +114,7 @@ pub(crate) struct Repl {
     pub sync_source_info: &'static str,
     pub candidate_metrics: Option<Box<status::CandidateMetrics>>,
     pub participant_metrics: Option<Box<status::ParticipantMetrics>>,
-    pub quorum_check: Option<Box<reconfig::QuorumCheck>>,
+    pub quorum_check: Option<Box<quorum::QuorumCheck>>,
     /// The member's own heartbeat target states were all heard since it won (catch-up).
     pub last_state: MemberState,
 }

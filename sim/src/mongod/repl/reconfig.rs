@@ -1,4 +1,4 @@
-//! Installing configurations: initiation, reconfiguration, what heartbeats bring.
+//! Initiation and reconfiguration: what the commands demand and do.
 
 use std::sync::Arc;
 
@@ -6,36 +6,19 @@ use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
-use super::config::{MemberConfig, ReplSetConfig, same_host};
-use super::sync::SyncState;
-use super::{ElectionReason, Member, Position};
+use super::config::{MemberConfig, ReplSetConfig, compatible, same_host};
+use super::{ElectionReason, Position};
 use crate::mongod::command::wait::Waiting;
 use crate::mongod::error::{
-    ALREADY_INITIALIZED, CANNOT_INITIALIZE_NODE_WITH_DATA, CONFIGURATION_IN_PROGRESS, CommandError,
-    INVALID_REPLICA_SET_CONFIG, NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, NO_REPLICATION_ENABLED,
-    NODE_NOT_ELECTABLE, NODE_NOT_FOUND, NOT_WRITABLE_PRIMARY, NOT_YET_INITIALIZED,
-    PRIMARY_STEPPED_DOWN,
+    ALREADY_INITIALIZED, CONFIGURATION_IN_PROGRESS, CommandError, INVALID_REPLICA_SET_CONFIG,
+    NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, NO_REPLICATION_ENABLED, NODE_NOT_ELECTABLE,
+    NODE_NOT_FOUND, NOT_WRITABLE_PRIMARY, NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN,
 };
 use crate::mongod::oplog_entry::{OpKind, OplogEntry};
 use crate::mongod::optime::OpTime;
-use crate::mongod::peer::{PeerFailure, PeerReply};
 use crate::mongod::storage::text::shell_document;
-use crate::mongod::timer::{HeartbeatTimers, Timer};
-use crate::mongod::{Mongod, RpcId, WAKE_STATE};
-use crate::trace::{EventKind, MemberState};
-
-/// A question to every member of a proposed configuration.
-#[derive(Debug)]
-pub(crate) struct QuorumCheck {
-    pub config: Arc<ReplSetConfig>,
-    /// An initiation: everybody must answer and be empty.
-    pub initiate: bool,
-    pub pending: Vec<(RpcId, usize)>,
-    pub answered: Vec<usize>,
-    pub failures: Vec<String>,
-    pub error: Option<CommandError>,
-    pub deadline: Instant,
-}
+use crate::mongod::{Mongod, WAKE_STATE};
+use crate::trace::MemberState;
 
 impl Mongod {
     // ---- initiation
@@ -142,142 +125,7 @@ impl Mongod {
         }
     }
 
-    fn begin_quorum_check(
-        &mut self,
-        now: Instant,
-        config: Arc<ReplSetConfig>,
-        own: usize,
-        initiate: bool,
-    ) {
-        let timeout = config.settings.heartbeat_timeout;
-        let mut pending = Vec::new();
-        for (index, member) in config.members.iter().enumerate() {
-            if index == own {
-                continue;
-            }
-            let rpc =
-                self.send_quorum_heartbeat(&member.host, (config.version, config.term), initiate);
-            pending.push((rpc, index));
-        }
-        let deadline = now + timeout;
-        self.timers.set_earlier(Timer::Parked, deadline);
-        self.repl.quorum_check = Some(Box::new(QuorumCheck {
-            config,
-            initiate,
-            pending,
-            answered: vec![own],
-            failures: Vec::new(),
-            error: None,
-            deadline,
-        }));
-        self.settle_quorum_check(now);
-    }
-
-    /// An answer to a quorum check.
-    pub(crate) fn on_quorum_reply(
-        &mut self,
-        now: Instant,
-        rpc: RpcId,
-        outcome: Result<PeerReply, PeerFailure>,
-    ) {
-        let Some(check) = &mut self.repl.quorum_check else { return };
-        let Some(place) = check.pending.iter().position(|(asked, _)| *asked == rpc) else { return };
-        let (_, index) = check.pending.remove(place);
-        let host = check.config.members[index].host.clone();
-        match outcome {
-            Ok(PeerReply::Heartbeat(reply)) => {
-                if check.initiate && reply.has_data {
-                    check.error.get_or_insert(CommandError::new(
-                        CANNOT_INITIALIZE_NODE_WITH_DATA,
-                        format!("'{host}' has data already, cannot initiate set."),
-                    ));
-                } else if reply.config_version >= check.config.version
-                    && reply.config_term >= check.config.term
-                {
-                    check.error.get_or_insert(CommandError::new(
-                        NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE,
-                        format!(
-                            "Our config version is {} and the one of {host} is {}; cannot proceed",
-                            check.config.version, reply.config_version
-                        ),
-                    ));
-                } else {
-                    check.answered.push(index);
-                }
-            }
-            Ok(PeerReply::Error(error)) => {
-                check.error.get_or_insert(CommandError::new(
-                    NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE,
-                    format!("{host}: {}", error.message),
-                ));
-            }
-            Ok(_) => unreachable!("a heartbeat is answered by a heartbeat reply or an error"),
-            Err(failure) => {
-                let why = match failure {
-                    PeerFailure::Refused => "Connection refused",
-                    PeerFailure::Reset => "Connection reset by peer",
-                    PeerFailure::UnknownHost => "Could not find address",
-                };
-                check.failures.push(format!(
-                    "{host} failed with Error connecting to {host} :: caused by :: {why}"
-                ));
-            }
-        }
-        self.settle_quorum_check(now);
-    }
-
-    /// Ends a quorum check that has heard enough, or waited long enough.
-    pub(crate) fn settle_quorum_check(&mut self, now: Instant) {
-        let Some(check) = &mut self.repl.quorum_check else { return };
-        if check.deadline <= now {
-            for (_, index) in std::mem::take(&mut check.pending) {
-                let host = &check.config.members[index].host;
-                check.failures.push(format!("{host} failed with Request timed out"));
-            }
-        }
-        if !check.pending.is_empty() && check.error.is_none() {
-            return;
-        }
-        let check = self.repl.quorum_check.take().expect("just seen");
-        let outcome = match (&check.error, check.initiate) {
-            (Some(error), _) => Err(error.clone()),
-            (None, true) if !check.failures.is_empty() => Err(CommandError::new(
-                NODE_NOT_FOUND,
-                format!(
-                    "replSetInitiate quorum check failed because not all proposed set members responded affirmatively: {}",
-                    check.failures.join(", ")
-                ),
-            )),
-            (None, true) => Ok(()),
-            (None, false) => quorum_of_reconfig(&check),
-        };
-        let outcome = outcome.and_then(|()| {
-            if check.initiate {
-                self.finish_initiate(now, check.config.clone());
-                Ok(())
-            } else {
-                self.finish_reconfig(now, check.config.clone())
-            }
-        });
-        match outcome {
-            Ok(()) if check.initiate => self.finish_waiting(now, Waiting::Quorum, Ok(())),
-            // A reconfiguration goes on waiting: for a majority to have installed it.
-            Ok(()) => self.reconfig_progress(now),
-            Err(error) => self.finish_waiting(now, Waiting::Quorum, Err(error)),
-        }
-    }
-
-    /// The role is lost: a check in progress ends with it.
-    pub(crate) fn abandon_quorum_check(&mut self, now: Instant) {
-        if self.repl.quorum_check.as_ref().is_some_and(|check| !check.initiate) {
-            self.repl.quorum_check = None;
-            let error =
-                CommandError::new(PRIMARY_STEPPED_DOWN, "Primary stepped down during reconfig");
-            self.finish_waiting(now, Waiting::Quorum, Err(error));
-        }
-    }
-
-    fn finish_initiate(&mut self, now: Instant, config: Arc<ReplSetConfig>) {
+    pub(super) fn finish_initiate(&mut self, now: Instant, config: Arc<ReplSetConfig>) {
         self.store_config(&config);
         // The first entry has no term; it is committed by itself.
         let ts = self.tick_cluster_clock(now);
@@ -413,7 +261,7 @@ impl Mongod {
         Ok(own)
     }
 
-    fn finish_reconfig(
+    pub(super) fn finish_reconfig(
         &mut self,
         now: Instant,
         config: Arc<ReplSetConfig>,
@@ -512,129 +360,6 @@ impl Mongod {
         self.install_config(now, Arc::new(new), &format!("{host} is no longer newly added"));
     }
 
-    // ---- installing
-
-    /// A heartbeat reply brought a configuration.
-    pub(crate) fn config_heard(&mut self, now: Instant, config: Arc<ReplSetConfig>) {
-        let newer = self
-            .repl
-            .config
-            .as_ref()
-            .is_none_or(|mine| config.is_newer_than(mine.version, mine.term));
-        let busy = self.repl.election.is_some()
-            || self.repl.quorum_check.is_some()
-            || (self.repl.leader.is_some() && !self.repl.is_writable() && config.term != -1);
-        if !newer || busy || self.repl.set_name.as_ref() != Some(&config.set_name) {
-            return;
-        }
-        if config.validate().is_err() {
-            return;
-        }
-        self.store_config(&config);
-        self.install_config(now, config, "heard by heartbeat");
-    }
-
-    /// Keeps a configuration on disk.
-    pub(crate) fn store_config(&mut self, config: &ReplSetConfig) {
-        let document = RawDocumentBuf::try_from(&config.to_document(true))
-            .expect("a configuration document is encodable");
-        self.storage.set_local_document("system.replset", document);
-    }
-
-    /// Makes a configuration the present one.
-    pub(crate) fn install_config(&mut self, now: Instant, config: Arc<ReplSetConfig>, why: &str) {
-        let before = self.repl.config.replace(config.clone());
-        let mut known: Vec<(Arc<str>, Member)> = match before {
-            Some(before) => before
-                .members
-                .iter()
-                .map(|member| member.host.clone())
-                .zip(std::mem::take(&mut self.repl.members))
-                .collect(),
-            None => Vec::new(),
-        };
-        let old_source = self.repl.sync.source().map(|index| known[index].0.clone());
-        let old_primary = self.repl.primary.map(|index| known[index].0.clone());
-        self.lose_election(now, "a new configuration was installed".into());
-        self.cancel_takeover(now, "a new configuration was installed");
-        // A configuration of another set, left on the disk by a process with another --replSet, is one
-        // without this member.
-        let is_own_set = self.repl.set_name.as_ref() == Some(&config.set_name);
-        self.repl.self_index = config.index_of_host(&self.options.host).filter(|_| is_own_set);
-        for (index, its) in config.members.iter().enumerate() {
-            let place = known.iter().position(|(host, _)| *host == its.host);
-            let mut member = match place {
-                Some(place) => known.swap_remove(place).1,
-                None => {
-                    let peer = if Some(index) == self.repl.self_index {
-                        crate::mongod::PeerId(u32::MAX)
-                    } else {
-                        self.peer_id(&its.host)
-                    };
-                    Member::new(peer, now)
-                }
-            };
-            // Requests carry the index: what is in flight belongs to the old configuration.
-            member.rpc = None;
-            member.vote_rpc = None;
-            self.repl.members.push(member);
-        }
-        let find = |host: Option<Arc<str>>| {
-            host.and_then(|host| config.members.iter().position(|member| member.host == host))
-        };
-        let primary = find(old_primary);
-        self.repl.primary = primary;
-        let source = find(old_source);
-        match (&mut self.repl.sync, source) {
-            (SyncState::Fetching(fetching), Some(source)) => fetching.source = source,
-            (SyncState::RollingBack(rollback), Some(source)) => rollback.source = source,
-            (SyncState::InitialSync(sync), Some(source)) => sync.source = Some(source),
-            (SyncState::InitialSync(sync), None) => sync.source = None,
-            _ => self.repl.sync = SyncState::Idle,
-        }
-        if let SyncState::InitialSync(sync) = &mut self.repl.sync
-            && sync.source.is_none()
-        {
-            sync.rpc = None;
-            sync.copied = None;
-            self.timers.set(Timer::Sync, now);
-        }
-        self.repl.heartbeats = HeartbeatTimers::new(config.members.len(), now);
-        if let Some(own) = self.repl.self_index {
-            self.repl.heartbeats.set(own, Instant::NEVER);
-        } else {
-            self.repl.heartbeats.stop_all();
-        }
-        self.timers.set(Timer::Liveness, now + self.election_timeout());
-        self.event(now, || EventKind::ConfigInstalled {
-            version: config.version,
-            term: config.term,
-            why: why.to_owned(),
-        });
-        if self.repl.leader.is_some() && !self.repl.is_electable() {
-            self.step_down(now, "I am not electable in the new configuration");
-        }
-        // Measured: a new configuration and the state it brings are one change.
-        let counter = self.repl.topology_counter;
-        self.bump_topology();
-        self.state_changed(now, why);
-        self.repl.topology_counter = counter + 1;
-        match self.repl.self_index {
-            None => {
-                self.repl.sync = SyncState::Idle;
-                self.close_all_clients();
-            }
-            Some(own) if !config.members[own].arbiter_only => {
-                if matches!(self.repl.sync, SyncState::Idle) && self.repl.leader.is_none() {
-                    self.timers.set_earlier(Timer::Sync, now);
-                }
-            }
-            Some(_) => {}
-        }
-        self.arm_election_timer(now);
-        self.wake(WAKE_STATE);
-    }
-
     /// An id for the set, from this member's own stream.
     pub(crate) fn new_object_id(&mut self, now: Instant) -> ObjectId {
         let seconds = (self.wall_millis(now) / 1_000) as u32;
@@ -674,104 +399,4 @@ fn incompatible(error: CommandError) -> CommandError {
         return error;
     }
     CommandError::new(NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, error.message)
-}
-
-fn quorum_of_reconfig(check: &QuorumCheck) -> Result<(), CommandError> {
-    let config = &check.config;
-    let voters = check.answered.iter().filter(|&&index| config.members[index].is_voter()).count();
-    let electable = check.answered.iter().any(|&index| config.members[index].is_electable());
-    if voters >= config.majority_vote_count() && electable {
-        return Ok(());
-    }
-    Err(CommandError::new(
-        NODE_NOT_FOUND,
-        format!(
-            "Quorum check failed because not enough voting nodes responded; required {} but only the following {voters} voting nodes responded: {}; the following nodes did not respond affirmatively: {}",
-            config.majority_vote_count(),
-            check
-                .answered
-                .iter()
-                .map(|&index| config.members[index].host.to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
-            check.failures.join(", ")
-        ),
-    ))
-}
-
-/// The rules between a configuration and its successor.
-fn compatible(old: &ReplSetConfig, new: &ReplSetConfig, force: bool) -> Result<(), CommandError> {
-    let refused = |message: String| {
-        Err(CommandError::new(NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, message))
-    };
-    if new.set_name != old.set_name {
-        return Err(CommandError::new(
-            INVALID_REPLICA_SET_CONFIG,
-            format!(
-                "Rejecting reconfig where new config set name differs from command line set name, new config set name: {}, old config set name: {}",
-                new.set_name, old.set_name
-            ),
-        ));
-    }
-    if new.implicit_default_is_majority() != old.implicit_default_is_majority() {
-        return refused(
-            "Reconfig attempted to install a config that would change the implicit default write concern. Use the setDefaultRWConcern command to set a cluster-wide write concern and try the reconfig again.".into(),
-        );
-    }
-    new.validate()?;
-    if new.settings.replica_set_id != old.settings.replica_set_id {
-        let shown = |id: Option<ObjectId>| id.map(|id| id.to_hex()).unwrap_or_default();
-        return refused(format!(
-            "New and old configurations differ in replica set ID; old was {}, and new is {}",
-            shown(old.settings.replica_set_id),
-            shown(new.settings.replica_set_id)
-        ));
-    }
-    if new.version <= old.version {
-        return refused(format!(
-            "New replica set configuration version and term must be greater than old, but {{version: {}, term: {}}} is not greater than {{version: {}, term: {}}} for replica set {}",
-            new.version, new.term, old.version, old.term, new.set_name
-        ));
-    }
-    for member in &new.members {
-        for before in &old.members {
-            let (same_id, same_address) =
-                (member.id == before.id, same_host(&member.host, &before.host));
-            if same_address && !same_id {
-                return refused(format!(
-                    "New and old configurations both have members with host of {} but in the new configuration the _id field is MemberId({}) and in the old configuration it is MemberId({}) for replica set {}",
-                    member.host, member.id, before.id, new.set_name
-                ));
-            }
-            if same_id && same_address {
-                if member.build_indexes != before.build_indexes {
-                    return refused(format!(
-                        "New and old configurations differ in the setting of the buildIndexes field for member {}; to make this change, remove then re-add the member",
-                        member.host
-                    ));
-                }
-                if member.arbiter_only != before.arbiter_only {
-                    return refused(format!(
-                        "New and old configurations differ in the setting of the arbiterOnly field for member {}; to make this change, remove then re-add the member",
-                        member.host
-                    ));
-                }
-            }
-        }
-    }
-    if !force {
-        let votes = |config: &ReplSetConfig| -> Vec<i32> {
-            config.members.iter().filter(|m| m.votes == 1).map(|m| m.id).collect()
-        };
-        let (before, after) = (votes(old), votes(new));
-        let added = after.iter().filter(|id| !before.contains(id)).count();
-        let removed = before.iter().filter(|id| !after.contains(id)).count();
-        if added + removed > 1 {
-            return refused(
-                "Non force replica set reconfig can only add or remove at most 1 voting member."
-                    .into(),
-            );
-        }
-    }
-    Ok(())
 }

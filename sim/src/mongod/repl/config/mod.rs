@@ -4,6 +4,9 @@
 //! 6.0.5 set; the field order is that of `replSetGetConfig`.
 
 mod read;
+mod succession;
+
+pub(super) use succession::compatible;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
