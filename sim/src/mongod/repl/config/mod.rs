@@ -303,10 +303,8 @@ impl ReplSetConfig {
 impl MemberConfig {
     fn validate(&self) -> Result<(), CommandError> {
         let bad = |message: &str| Err(CommandError::new(BAD_VALUE, message));
-        if self.arbiter_only {
-            if self.votes == 0 {
-                return bad("Arbiter must vote (cannot have 0 votes)");
-            }
+        if self.arbiter_only && self.votes == 0 {
+            return bad("Arbiter must vote (cannot have 0 votes)");
         }
         if self.priority_micros > 0 {
             if self.delay > Duration::ZERO {
