@@ -337,3 +337,22 @@ fn an_idle_new_primary_writes_its_first_noop_after_twenty_seconds() {
     sim.advance(Duration::from_secs(10));
     assert_eq!(noops(&sim), 2);
 }
+
+#[test]
+fn a_reconfiguration_reaches_everybody_at_once() {
+    for seed in 0..100 {
+        let sim = elected(seed, 3);
+        sim.advance(Duration::from_secs(5));
+        let reply = sim.command("a:27017", "admin", doc! { "replSetGetConfig": 1 }).unwrap();
+        let mut config = reply.get_document("config").unwrap().clone();
+        config.insert("version", 2);
+        config.remove("term");
+        let asked = sim.now();
+        sim.command("a:27017", "admin", doc! { "replSetReconfig": config }).unwrap();
+        for line in sim.timeline().lines().filter(|line| line.contains("version 2 term 1")) {
+            let at: f64 = line.split_whitespace().next().unwrap().parse().unwrap();
+            let after = at - asked.as_millis() as f64 / 1e3;
+            assert!(after < 0.1, "seed {seed}: {after} s: {line}");
+        }
+    }
+}

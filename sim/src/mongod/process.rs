@@ -481,10 +481,13 @@ impl Mongod {
     ) {
         if self.repl.probe.is_some_and(|(_, asked, _)| asked == rpc) {
             self.repl.probe = None;
-            if let Ok(PeerReply::Heartbeat(reply)) = outcome
-                && let Some(config) = reply.config
-            {
-                self.config_heard(now, config);
+            let again = self.repl.probe_again.take();
+            if let Ok(PeerReply::Heartbeat(reply)) = outcome {
+                match (reply.config, again) {
+                    (Some(config), _) => self.config_heard(now, config),
+                    (None, Some(host)) => self.send_probe(now, &host),
+                    (None, None) => {}
+                }
             }
         }
     }

@@ -133,8 +133,11 @@ impl Mongod {
         let peer = self.peer_id(host);
         let timeout = self.heartbeat_timeout();
         if self.repl.probe.is_some_and(|(asked, _, at)| asked == peer && now < at + timeout) {
+            // What is asked already may be answered from before the news.
+            self.repl.probe_again = Some(host.clone());
             return;
         }
+        self.repl.probe_again = None;
         let rpc = self.repl.next_rpc(RpcKind::Probe, 0);
         self.repl.probe = Some((peer, rpc, now));
         let heartbeat = self.heartbeat_to(true, false);

@@ -103,6 +103,8 @@ pub(crate) struct Repl {
     pub report_pending: bool,
     /// The configuration is asked for: whom, by which request, since when.
     pub probe: Option<(PeerId, RpcId, Instant)>,
+    /// A newer configuration was heard of while a probe was under way: whom to ask again.
+    pub probe_again: Option<Arc<str>>,
     pub rbid: i32,
     pub rpc_sequence: u32,
     /// The cluster clock.
@@ -151,6 +153,7 @@ impl Repl {
             report_rpc: None,
             report_pending: false,
             probe: None,
+            probe_again: None,
             rbid: 1,
             rpc_sequence: 0,
             cluster_time: Ts::NULL,
