@@ -3,7 +3,8 @@
 //! `STEPDOWN_DIFFERENTIAL` names the folder of sequences (default `fixtures/differential`; its
 //! `README.md` describes the format). Where `MONGOD` names a binary, each sequence is also run
 //! against real mongods; `STEPDOWN_RECORD=1` then keeps their replies in the folder `recorded` beside
-//! the sequences. Without `MONGOD` the kept replies are what the simulation is compared with.
+//! the sequences. Without `MONGOD`, or with `STEPDOWN_RECORDED=1`, the kept replies are what the
+//! simulation is compared with.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -34,6 +35,9 @@ use stage::Stage;
 const VARIABLE: &str = "STEPDOWN_DIFFERENTIAL";
 /// The environment variable that asks for the real replies to be kept.
 const RECORD: &str = "STEPDOWN_RECORD";
+/// The environment variable that asks for the kept replies although there is a mongod: the real sets take
+/// minutes, and a busy machine makes them miss their deadlines.
+const RECORDED: &str = "STEPDOWN_RECORDED";
 
 /// Real sets run one after the other: several at once would miss their elections' deadlines.
 static ONE_REAL_SET: Mutex<()> = Mutex::new(());
@@ -74,13 +78,15 @@ fn run(path: &Path) -> Result<(), String> {
 
 /// What a real set replies: now, or when it was recorded.
 fn real_replies(path: &Path, sequence: &Sequence) -> Result<Transcript, String> {
-    let Some(binary) = mongod() else { return recording::load(path, sequence) };
+    let set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    let binary = if set(RECORDED) { None } else { mongod() };
+    let Some(binary) = binary else { return recording::load(path, sequence) };
     let _alone = ONE_REAL_SET.lock().unwrap_or_else(PoisonError::into_inner);
     let stage = Stage::real(&binary, sequence.members.len())
         .map_err(|error| format!("starting real mongods: {error}"))?;
     let transcript =
         play::play(sequence, stage).map_err(|error| format!("real mongods: {error}"))?;
-    if std::env::var_os(RECORD).is_some_and(|value| !value.is_empty()) {
+    if set(RECORD) {
         recording::save(path, &transcript)?;
     }
     Ok(transcript)
