@@ -230,8 +230,10 @@ def table(simulated, real):
     def column(values):
         if not values:
             return "", ""
-        low, middle, high = (value / 1000 for value in (min(values), statistics.median(values), max(values)))
-        return f"{middle:.2f} s", f"{low:.2f} – {high:.2f} s"
+        low, middle, high = min(values), statistics.median(values), max(values)
+        if middle < 1000:
+            return f"{middle:.0f} ms", f"{low:.0f} – {high:.0f} ms"
+        return f"{middle / 1000:.2f} s", f"{low / 1000:.2f} – {high / 1000:.2f} s"
 
     print("| what | simulated median | range | real median | range | medians apart |")
     print("|---|---|---|---|---|---|")
