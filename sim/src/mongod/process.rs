@@ -44,6 +44,9 @@ pub(crate) const WAKE_ALL: u8 = 7;
 /// in turn as often as they have requests, so this is far above what connections may hold.
 const WAKE_ROUNDS_MAX: usize = 10_000_000;
 
+/// Hosts remembered by one process: far more than configurations name in its life.
+const PEERS_MAX: usize = 1_000;
+
 /// The largest increment of a timestamp: the server counts in a signed number.
 const INCREMENT_MAX: u32 = i32::MAX as u32;
 
@@ -146,7 +149,8 @@ impl Mongod {
             self.repl.term = self.repl.last_vote.term.max(self.repl.applied.optime.term).max(0);
             self.install_config(now, Arc::new(config), "read from disk");
             let has_data = !self.repl.applied.optime.is_null();
-            if has_data && self.repl.state() == MemberState::Startup2 {
+            // A removed one too is where it was as soon as it is added again.
+            if has_data && self.repl.state() != MemberState::Arbiter {
                 self.set_follower(now, MemberState::Recovering, "restarted with data");
                 self.set_follower(now, MemberState::Secondary, "consistent");
                 self.arm_election_timer(now);
@@ -388,6 +392,13 @@ impl Mongod {
             self.peers.len() - 1
         });
         PeerId(place as u32)
+    }
+
+    /// The same for a host that somebody outside may have made up: so many are not remembered without
+    /// end.
+    pub(crate) fn stranger_id(&mut self, host: &Arc<str>) -> Option<PeerId> {
+        let known = self.peers.len() < PEERS_MAX || self.peers.contains(host);
+        known.then(|| self.peer_id(host))
     }
 
     /// Those who wait for this are looked at before the input is done with.

@@ -115,6 +115,20 @@ fn requests() -> Vec<Document> {
         doc! { "replSetMaintenance": true, "$db": "admin" },
         doc! { "replSetReconfig": config.clone(), "force": true, "maxTimeMS": 100, "$db": "admin" },
         doc! { "replSetReconfig": config, "force": false, "maxTimeMS": 100, "$db": "admin" },
+        doc! { "replSetHeartbeat": "foo", "configVersion": 1_i64, "configTerm": 1_i64, "hbv": 1_i64,
+        "from": "b:27017", "fromId": 1, "term": 1_i64, "primaryId": 0, "checkEmpty": false, "$db": "admin" },
+        doc! { "replSetRequestVotes": 1, "setName": "foo", "dryRun": false, "term": 2_i64,
+        "candidateIndex": 0_i64, "configVersion": 1_i64, "configTerm": 1_i64,
+        "lastWrittenOpTime": { "ts": Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+        "lastAppliedOpTime": { "ts": Timestamp { time: 1, increment: 1 }, "t": 1_i64 }, "$db": "admin" },
+        doc! { "replSetUpdatePosition": 1, "optimes": [{
+            "durableOpTime": { "ts": Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+            "durableWallTime": DateTime::from_millis(1),
+            "appliedOpTime": { "ts": Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+            "appliedWallTime": DateTime::from_millis(1),
+            "writtenOpTime": { "ts": Timestamp { time: 1, increment: 1 }, "t": 1_i64 },
+            "writtenWallTime": DateTime::from_millis(1), "memberId": 1, "cfgver": 1_i64 }],
+        "$replData": { "term": 1_i64 }, "$db": "admin" },
         doc! { "replSetStepUp": 1, "skipDryRun": true, "$db": "admin" },
         doc! { "replSetStepDown": 1, "secondaryCatchUpPeriodSecs": 0, "force": false, "$db": "admin" },
         doc! { "shutdown": 1, "force": false, "timeoutSecs": 1, "$db": "admin" },
@@ -228,7 +242,14 @@ fn changed(value: &Bson, place: &[String], with: Option<&Bson>) -> Option<Bson> 
 fn is_drastic(name: &str) -> bool {
     matches!(
         name,
-        "shutdown" | "replSetStepDown" | "configureFailPoint" | "replSetReconfig" | "replSetFreeze"
+        "replSetHeartbeat"
+            | "replSetRequestVotes"
+            | "replSetUpdatePosition"
+            | "shutdown"
+            | "replSetStepDown"
+            | "configureFailPoint"
+            | "replSetReconfig"
+            | "replSetFreeze"
     )
 }
 

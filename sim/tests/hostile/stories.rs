@@ -295,3 +295,43 @@ fn keys_that_expressions_make_hold_no_nul() {
     }
     outside.others_are_served();
 }
+
+#[test]
+fn forged_positions_and_terms_commit_nothing_and_stop_no_election() {
+    let mut outside = Outside::of(3);
+    let client = outside.open();
+    let far = doc! { "ts": Timestamp { time: u32::MAX, increment: u32::MAX }, "t": i64::MAX };
+    let date = bson::DateTime::from_millis(i64::MAX);
+    let position = |member: i32| {
+        doc! {
+            "durableOpTime": far.clone(), "durableWallTime": date, "appliedOpTime": far.clone(),
+            "appliedWallTime": date, "writtenOpTime": far.clone(), "writtenWallTime": date,
+            "memberId": member, "cfgver": 1_i64,
+        }
+    };
+    let update = doc! {
+        "replSetUpdatePosition": 1, "optimes": [position(0), position(1), position(2), position(9)],
+        "$replData": { "term": 1_i64 }, "$db": "admin",
+    };
+    assert_sound(&outside.reply(client, &update), &update);
+    let insert = doc! { "insert": "c", "documents": [{}], "$db": "db" };
+    assert_eq!(outside.reply(client, &insert).get_i32("n").ok(), Some(1));
+    for term in [i64::MAX, i64::MAX - 1, 1 << 40, i64::MIN, 5] {
+        let optime = doc! { "ts": Timestamp { time: 1, increment: 1 }, "t": term };
+        let votes = doc! {
+            "replSetRequestVotes": 1, "setName": "foo", "dryRun": false, "term": term,
+            "candidateIndex": 1_i64, "configVersion": 1_i64, "configTerm": 1_i64,
+            "lastWrittenOpTime": optime.clone(), "lastAppliedOpTime": optime, "$db": "admin",
+        };
+        assert_sound(&outside.reply(client, &votes), &votes);
+        for from in ["a:27017", "nowhere:1", ""] {
+            let heartbeat = doc! {
+                "replSetHeartbeat": "foo", "configVersion": i64::MAX, "configTerm": i64::MAX,
+                "hbv": 1_i64, "from": from, "fromId": 1, "term": term, "primaryId": 1, "$db": "admin",
+            };
+            assert_sound(&outside.reply(client, &heartbeat), &heartbeat);
+        }
+        outside.advance(60_000);
+        assert!(outside.sim.primary().is_some());
+    }
+}

@@ -555,8 +555,8 @@ impl Mongod {
 /// 15 Overflow: nested too deep; 22 InvalidBSON.
 fn check_documents(message: &Message) -> Result<(), CommandError> {
     check_nesting(&message.body)?;
-    let documents = message.sequences.iter().flat_map(|(_, documents)| documents);
-    documents.map(|document| check_nesting(document)).collect()
+    let mut documents = message.sequences.iter().flat_map(|(_, documents)| documents);
+    documents.try_for_each(|document| check_nesting(document))
 }
 
 /// The category NotPrimaryError.

@@ -5,7 +5,7 @@ use stepdown_driver::Instant;
 
 use super::operation::{Operation, Outcome};
 use super::spec::{CommandSpec, Gate};
-use crate::mongod::error::{CommandError, INTERNAL_ERROR, INVALID_BSON};
+use crate::mongod::error::{BAD_VALUE, CommandError, INTERNAL_ERROR, INVALID_BSON};
 use crate::mongod::peer::{Heartbeat, RequestVotes, UpdatePosition};
 use crate::mongod::{Mongod, ServerVersion};
 
@@ -33,6 +33,17 @@ fn given(operation: &Operation) -> Result<Document, CommandError> {
         .map_err(|error| CommandError::new(INVALID_BSON, error.to_string()))
 }
 
+/// Terms grow by one with each election: nobody honest gets here, and from here on there is room for
+/// elections without end.
+const TERM_MAX: i64 = i32::MAX as i64 / 2;
+
+fn check_term(term: i64) -> Result<(), CommandError> {
+    if term <= TERM_MAX {
+        return Ok(());
+    }
+    Err(CommandError::new(BAD_VALUE, format!("term {term} is out of range")))
+}
+
 fn encoded(reply: &Document) -> Result<Outcome, CommandError> {
     RawDocumentBuf::try_from(reply)
         .map(Outcome::Reply)
@@ -49,6 +60,7 @@ fn heartbeat(
     operation: &Operation,
 ) -> Result<Outcome, CommandError> {
     let request = Heartbeat::from_document(&given(operation)?)?;
+    check_term(request.term)?;
     let reply = server.on_heartbeat(now, &request)?;
     encoded(&reply.to_document(server.repl.config.as_deref(), is_8(server)))
 }
@@ -59,6 +71,7 @@ fn request_votes(
     operation: &Operation,
 ) -> Result<Outcome, CommandError> {
     let request = RequestVotes::from_document(&given(operation)?)?;
+    check_term(request.term)?;
     encoded(&server.on_request_votes(now, &request)?.to_document())
 }
 
@@ -68,6 +81,7 @@ fn update_position(
     operation: &Operation,
 ) -> Result<Outcome, CommandError> {
     let update = UpdatePosition::from_document(&given(operation)?)?;
+    check_term(update.term)?;
     server.on_update_position(now, &update);
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }

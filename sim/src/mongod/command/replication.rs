@@ -306,6 +306,9 @@ fn maintenance(
     if server.repl.leader.is_some() {
         return Err(CommandError::new(NOT_SECONDARY, "primaries can't modify maintenance mode"));
     }
+    if server.repl.election.is_some() {
+        return Err(CommandError::new(NOT_SECONDARY, "currently running for election"));
+    }
     if flag(operation, "replSetMaintenance") {
         server.repl.maintenance += 1;
     } else if server.repl.maintenance == 0 {

@@ -85,7 +85,11 @@ impl Mongod {
             return;
         }
         let first_optime = leader.first_optime;
-        let Some(majority) = self.majority_position() else { return };
+        let Some(mut majority) = self.majority_position() else { return };
+        // Whatever others claim to have: nothing is committed beyond what the leader wrote.
+        if majority.optime > self.repl.applied.optime {
+            majority = self.repl.applied;
+        }
         // Entries of earlier terms are committed only together with one of this term.
         if majority.optime > self.repl.commit.optime && majority.optime >= first_optime {
             assert_eq!(majority.optime.term, self.repl.term, "only the own term commits");

@@ -132,9 +132,10 @@ impl Mongod {
         let theirs = self.repl.members[primary].applied.optime;
         let mine = self.repl.applied.optime;
         let behind = mine.term != theirs.term
-            || mine.ts.seconds() + PRIORITY_FRESHNESS_SECONDS < theirs.ts.seconds()
+            || mine.ts.seconds().saturating_add(PRIORITY_FRESHNESS_SECONDS) < theirs.ts.seconds()
             || (mine.ts.seconds() == theirs.ts.seconds()
-                && mine.ts.increment() + PRIORITY_FRESHNESS_INCREMENTS < theirs.ts.increment());
+                && mine.ts.increment().saturating_add(PRIORITY_FRESHNESS_INCREMENTS)
+                    < theirs.ts.increment());
         behind
             .then(|| format!("my last entry {mine} is not close enough to the primary's {theirs}"))
     }

@@ -130,7 +130,7 @@ impl Mongod {
 
     /// Asks a member that sent something newer for its configuration.
     pub(crate) fn send_probe(&mut self, now: Instant, host: &Arc<str>) {
-        let peer = self.peer_id(host);
+        let Some(peer) = self.stranger_id(host) else { return };
         let timeout = self.heartbeat_timeout();
         if self.repl.probe.is_some_and(|(asked, _, at)| asked == peer && now < at + timeout) {
             // What is asked already may be answered from before the news.

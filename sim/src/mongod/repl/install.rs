@@ -89,7 +89,10 @@ impl Mongod {
             (SyncState::RollingBack(rollback), Some(source)) => rollback.source = source,
             (SyncState::InitialSync(sync), Some(source)) => sync.source = Some(source),
             (SyncState::InitialSync(sync), None) => sync.source = None,
-            _ => self.repl.sync = SyncState::Idle,
+            _ => {
+                self.abandon_rollback(now);
+                self.repl.sync = SyncState::Idle;
+            }
         }
         if let SyncState::InitialSync(sync) = &mut self.repl.sync
             && sync.source.is_none()
@@ -120,6 +123,7 @@ impl Mongod {
         self.repl.topology_counter = counter + 1;
         match self.repl.self_index {
             None => {
+                self.abandon_rollback(now);
                 self.repl.sync = SyncState::Idle;
                 self.close_all_clients();
             }

@@ -76,18 +76,20 @@ impl Mongod {
             return;
         }
         let self_index = self.repl.self_index;
-        if leader.target.is_none() {
-            let all_heard = self
-                .repl
-                .members
-                .iter()
-                .enumerate()
-                .all(|(index, member)| Some(index) == self_index || member.heard_since_win);
-            if !all_heard {
-                return;
-            }
-            let target = self.repl.members.iter().map(|member| member.applied.optime).max();
-            let target = target.unwrap_or(OpTime::NULL);
+        let known = leader.target;
+        let all_heard = self
+            .repl
+            .members
+            .iter()
+            .enumerate()
+            .all(|(index, member)| Some(index) == self_index || member.heard_since_win);
+        if !all_heard {
+            return;
+        }
+        // Nobody can catch up with a member that is down: the target follows who is up.
+        let up = self.repl.members.iter().filter(|member| member.is_up());
+        let target = up.map(|member| member.applied.optime).max().unwrap_or(OpTime::NULL);
+        if known != Some(target) {
             if target <= self.repl.applied.optime {
                 self.end_catch_up(now, "nobody is ahead of me");
                 return;
@@ -318,7 +320,7 @@ impl Mongod {
             return;
         }
         if self.repl.quiesce_until.is_some_and(|until| until <= now) {
-            self.exit("clean shutdown");
+            self.exit(0, "clean shutdown");
             return;
         }
         if self.repl.leader.is_some() {
@@ -344,11 +346,12 @@ impl Mongod {
                 self.wake(WAKE_STATE);
                 return;
             }
-            self.exit("clean shutdown");
+            self.exit(0, "clean shutdown");
         }
     }
 
-    fn exit(&mut self, why: &str) {
+    /// The process ends, with what it wrote on disk.
+    pub(crate) fn exit(&mut self, code: i32, why: &str) {
         self.storage.flush_journal();
         self.exited = true;
         for timer in Timer::ALL {
@@ -356,7 +359,7 @@ impl Mongod {
         }
         self.timers.refresh();
         self.repl.heartbeats.stop_all();
-        self.outputs.push_back(Output::Exited { code: 0, why: why.to_owned() });
+        self.outputs.push_back(Output::Exited { code, why: why.to_owned() });
     }
 
     /// The timeout of a shutdown by signal.

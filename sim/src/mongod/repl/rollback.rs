@@ -30,6 +30,9 @@ pub(crate) struct RollingBack {
     pub common: Option<OpTime>,
 }
 
+/// The exit code of a process that found its own data unusable (`EXIT_ABRUPT`).
+const FATAL_EXIT: i32 = 14;
+
 impl Mongod {
     /// The source does not have this member's last entry.
     pub(crate) fn begin_rollback(&mut self, now: Instant, source: usize, source_rbid: i32) {
@@ -39,6 +42,7 @@ impl Mongod {
         });
         self.repl.sync =
             SyncState::RollingBack(RollingBack { source, source_rbid, rpc: None, common: None });
+        self.lose_election(now, "my last entry is not on the sync source".into());
         self.set_follower(now, MemberState::Rollback, "my last entry is not on the sync source");
         // Clients must not go on reading what is about to vanish.
         self.close_all_clients();
@@ -76,12 +80,15 @@ impl Mongod {
         };
         let common = tail.iter().find(|optime| self.storage.oplog().contains(**optime)).copied();
         if let Some(common) = common {
-            assert!(
-                common >= self.repl.commit.optime,
-                "{} would roll back to {common}, before its commit point {}",
-                self.options.host,
-                self.repl.commit.optime
-            );
+            let committed = self.repl.commit.optime;
+            if common < committed {
+                // Only a forced reconfiguration brings this about; the server gives up as well.
+                self.exit(
+                    FATAL_EXIT,
+                    &format!("would roll back to {common}, before the commit point {committed}"),
+                );
+                return;
+            }
             if let SyncState::RollingBack(rollback) = &mut self.repl.sync {
                 rollback.common = Some(common);
             }

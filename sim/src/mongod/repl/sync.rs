@@ -144,7 +144,8 @@ impl Mongod {
                 let its = &config.members[index];
                 let member = &self.repl.members[index];
                 let lags = primary_ts.is_some_and(|newest| {
-                    member.applied.optime.ts.seconds() + SOURCE_LAG_SECONDS_MAX < newest.seconds()
+                    member.applied.optime.ts.seconds().saturating_add(SOURCE_LAG_SECONDS_MAX)
+                        < newest.seconds()
                 });
                 let second_choice = (own.is_voter() && !its.is_voter())
                     || its.hidden
@@ -373,7 +374,10 @@ impl Mongod {
             }
             let agrees = entries.first().is_some_and(|entry| entry.optime == mine);
             if !agrees {
-                if mine.ts < reply.oldest {
+                if self.repl.leader.is_some() {
+                    // A leader undoes nothing: it leads from where it is.
+                    self.end_catch_up(now, "the sync source does not have my last entry");
+                } else if mine.ts < reply.oldest {
                     self.too_stale(now);
                 } else {
                     self.begin_rollback(now, source, reply.rbid);
@@ -494,13 +498,14 @@ impl Mongod {
             index != source
                 && member.is_up()
                 && matches!(member.state, MemberState::Primary | MemberState::Secondary)
-                && seen.last_applied.ts.seconds() + SOURCE_LAG_SECONDS_MAX
+                && seen.last_applied.ts.seconds().saturating_add(SOURCE_LAG_SECONDS_MAX)
                     < member.applied.optime.ts.seconds()
         });
         lags.then_some("it lags behind another member by more than maxSyncSourceLagSecs")
     }
 
     fn too_stale(&mut self, now: Instant) {
+        self.lose_election(now, "too stale to catch up".into());
         self.repl.too_stale = true;
         self.deny_sync_source(now, DENY_TOO_STALE, "my last entry is older than its oldest");
         self.state_changed(now, "too stale to catch up");
