@@ -226,6 +226,7 @@ fn start(set_name: &str, files: DataFiles, now: Instant) -> Mongod {
         clock: WallClock { epoch_millis: 1_767_225_600_000, drift_ppm: 0 },
         record: false,
         check_messages: true,
+        oplog_size_bytes: 1 << 20,
     };
     Mongod::start(now, options, files, RandomStream::new(1, "mongod"))
 }
