@@ -7,6 +7,10 @@ use super::{
     OP_REPLY, WireError, crc32c,
 };
 
+/// Document sequences of one message: no command has more than two, and each is compared with all
+/// before it.
+const MAX_SEQUENCES: usize = 64;
+
 /// A buffer that grew beyond this for one message is given back once it is empty.
 const KEPT_CAPACITY_BYTES: usize = 1 << 20;
 
@@ -174,6 +178,9 @@ fn parse_op_msg(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), Wire
             0 => body = Some(bytes.document()?.to_owned()),
             1 => {
                 let sequence = parse_sequence(bytes)?;
+                if message.sequences.len() >= MAX_SEQUENCES {
+                    return Err(malformed("too many document sequences", section_at));
+                }
                 if message.sequences.iter().any(|(name, _)| *name == sequence.0) {
                     let what = format!("second document sequence named {:?}", sequence.0);
                     return Err(malformed(what, section_at));

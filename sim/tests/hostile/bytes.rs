@@ -220,3 +220,23 @@ fn ten_thousand_pings_in_one_segment_are_all_answered_in_order() {
     let reply = outside.reply(client, &doc! { "ping": 1, "$db": "admin" });
     assert_eq!(reply.get_f64("ok").ok(), Some(1.0));
 }
+
+#[test]
+fn a_message_of_a_million_document_sequences_closes_its_connection_and_stalls_nobody() {
+    let mut outside = Outside::of(1);
+    let hostile = outside.open();
+    let mut payload = vec![0; 4];
+    payload.push(0);
+    payload.extend_from_slice(rawdoc! { "insert": "c", "$db": "db" }.as_bytes());
+    for number in 0..1_000_000 {
+        let name = format!("{number:x}\0");
+        payload.push(1);
+        payload.extend_from_slice(&i32::try_from(name.len() + 4).unwrap().to_le_bytes());
+        payload.extend_from_slice(name.as_bytes());
+    }
+    let length = i32::try_from(payload.len() + 16).unwrap();
+    outside.send(hostile, frame(length, 2013, &payload));
+    outside.advance(1);
+    assert!(outside.is_closed(hostile));
+    outside.others_are_served();
+}
