@@ -30,7 +30,9 @@ class Set:
 
     def __init__(self, binary, *arguments):
         self.binary = binary
-        self.story = tempfile.TemporaryFile(mode="w+")
+        # Written by the process and read here by a file of its own: one shared by both would have one
+        # place for reading and writing.
+        self.story = tempfile.NamedTemporaryFile(mode="ab")
         command = [binary, "serve", "--port", "0", "--speed", SPEED, *arguments]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.story, text=True
@@ -46,8 +48,8 @@ class Set:
         return found[0] if found else None
 
     def narration(self):
-        self.story.seek(0)
-        return self.story.read()
+        with open(self.story.name, encoding="utf-8") as story:
+            return story.read()
 
     def ctl(self, *arguments):
         command = [self.binary, "ctl", "--control", self.control, *arguments]
