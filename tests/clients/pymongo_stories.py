@@ -81,13 +81,18 @@ class Set:
 
 
 def wait_for(what, condition, patience=PATIENCE):
+    """Tries until it holds; a member in transition (rolling back, say) refuses, and is tried again."""
     deadline = time.monotonic() + patience
+    refusal = None
     while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
+        try:
+            found = condition()
+            if found:
+                return found
+        except AutoReconnect as error:
+            refusal = error
         time.sleep(0.02)
-    raise AssertionError(f"waited {patience} s in vain for {what}")
+    raise AssertionError(f"waited {patience} s in vain for {what}; refused with: {refusal}")
 
 
 def refused(what, action, code):
