@@ -4,43 +4,24 @@ use bson::{Bson, DateTime, Document, RawBsonRef, RawDocumentBuf, doc, rawdoc};
 use stepdown_driver::Instant;
 
 use super::operation::{Operation, Outcome};
-use super::spec::{CommandSpec, Gate};
+use super::spec::CommandSpec;
 use super::write_concern::W;
 use crate::mongod::Mongod;
-use crate::mongod::error::{CommandError, INTERNAL_ERROR, INVALID_OPTIONS};
-
-type Run = fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>;
-
-const fn anywhere(names: &'static [&'static str], admin_only: bool, run: Run) -> CommandSpec {
-    CommandSpec {
-        names,
-        gate: Gate::Always,
-        accepts_write_concern: false,
-        retryable_write: false,
-        admin_only,
-        run,
-    }
-}
+use crate::mongod::error::{CommandError, INVALID_OPTIONS};
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    anywhere(&["buildInfo", "buildinfo"], false, build_info),
-    anywhere(&["connectionStatus"], false, connection_status),
-    anywhere(&["getCmdLineOpts"], true, get_cmd_line_opts),
-    anywhere(&["getDefaultRWConcern"], true, get_default_rw_concern),
-    anywhere(&["getLog"], true, get_log),
-    anywhere(&["getParameter"], true, get_parameter),
-    anywhere(&["hostInfo"], true, host_info),
-    anywhere(&["listCommands"], false, list_commands),
-    anywhere(&["ping"], false, ping),
-    anywhere(&["serverStatus"], false, server_status),
-    anywhere(&["whatsmyuri"], false, whats_my_uri),
+    CommandSpec::anywhere(&["buildInfo", "buildinfo"], false, build_info),
+    CommandSpec::anywhere(&["connectionStatus"], false, connection_status),
+    CommandSpec::anywhere(&["getCmdLineOpts"], true, get_cmd_line_opts),
+    CommandSpec::anywhere(&["getDefaultRWConcern"], true, get_default_rw_concern),
+    CommandSpec::anywhere(&["getLog"], true, get_log),
+    CommandSpec::anywhere(&["getParameter"], true, get_parameter),
+    CommandSpec::anywhere(&["hostInfo"], true, host_info),
+    CommandSpec::anywhere(&["listCommands"], false, list_commands),
+    CommandSpec::anywhere(&["ping"], false, ping),
+    CommandSpec::anywhere(&["serverStatus"], false, server_status),
+    CommandSpec::anywhere(&["whatsmyuri"], false, whats_my_uri),
 ];
-
-fn encoded(reply: &Document) -> Result<Outcome, CommandError> {
-    RawDocumentBuf::try_from(reply)
-        .map(Outcome::Reply)
-        .map_err(|error| CommandError::new(INTERNAL_ERROR, error.to_string()))
-}
 
 fn ping(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
     Ok(Outcome::Reply(RawDocumentBuf::new()))
@@ -51,7 +32,7 @@ fn build_info(server: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome,
     let mut numbers: Vec<Bson> =
         version.split('.').filter_map(|part| part.parse::<i32>().ok()).map(Bson::Int32).collect();
     numbers.push(Bson::Int32(0));
-    encoded(&doc! {
+    Outcome::document(&doc! {
         "version": version,
         "gitVersion": "stepdown",
         "modules": [],
@@ -69,7 +50,7 @@ fn build_info(server: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome,
 }
 
 fn connection_status(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
-    encoded(&doc! {
+    Outcome::document(&doc! {
         "authInfo": { "authenticatedUsers": [], "authenticatedUserRoles": [] },
     })
 }
@@ -97,7 +78,7 @@ fn get_cmd_line_opts(
     }
     argv.extend(["--setParameter".into(), "enableTestCommands=1".into()]);
     parsed.insert("setParameter", doc! { "enableTestCommands": "1" });
-    encoded(&doc! { "argv": argv, "parsed": parsed })
+    Outcome::document(&doc! { "argv": argv, "parsed": parsed })
 }
 
 /// The parameters there are, with their values.
@@ -124,7 +105,7 @@ fn get_parameter(
 ) -> Result<Outcome, CommandError> {
     let all = parameters(server);
     if operation.argument("getParameter") == Some(RawBsonRef::String("*")) {
-        return encoded(&all);
+        return Outcome::document(&all);
     }
     let found: Document =
         all.into_iter().filter(|(name, _)| operation.argument(name).is_some()).collect();
@@ -138,7 +119,7 @@ fn get_parameter(
     if found.is_empty() {
         return Err(CommandError::new(INVALID_OPTIONS, "no option found to get"));
     }
-    encoded(&found)
+    Outcome::document(&found)
 }
 
 fn get_default_rw_concern(
@@ -155,14 +136,16 @@ fn get_default_rw_concern(
     reply.insert("defaultWriteConcernSource", "implicit");
     reply.insert("defaultReadConcernSource", "implicit");
     reply.insert("localUpdateWallClockTime", DateTime::from_millis(server.wall_millis(now)));
-    encoded(&reply)
+    Outcome::document(&reply)
 }
 
 fn get_log(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome, CommandError> {
     match operation.argument("getLog") {
-        Some(RawBsonRef::String("*")) => encoded(&doc! { "names": ["global", "startupWarnings"] }),
+        Some(RawBsonRef::String("*")) => {
+            Outcome::document(&doc! { "names": ["global", "startupWarnings"] })
+        }
         Some(RawBsonRef::String("global" | "startupWarnings")) => {
-            encoded(&doc! { "totalLinesWritten": 0, "log": [] })
+            Outcome::document(&doc! { "totalLinesWritten": 0, "log": [] })
         }
         Some(RawBsonRef::String(other)) => Err(CommandError::new(
             crate::mongod::error::OPERATION_FAILED,
@@ -176,7 +159,7 @@ fn get_log(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome,
 }
 
 fn host_info(server: &mut Mongod, now: Instant, _: &Operation) -> Result<Outcome, CommandError> {
-    encoded(&doc! {
+    Outcome::document(&doc! {
         "system": {
             "currentTime": DateTime::from_millis(server.wall_millis(now)),
             "hostname": &*server.options.host,
@@ -192,7 +175,7 @@ fn list_commands(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, C
     let commands: Document = super::command_names()
         .map(|name| (name.to_owned(), Bson::Document(doc! { "help": "" })))
         .collect();
-    encoded(&doc! { "commands": commands })
+    Outcome::document(&doc! { "commands": commands })
 }
 
 fn server_status(

@@ -4,28 +4,15 @@ use bson::{Document, RawDocumentBuf};
 use stepdown_driver::Instant;
 
 use super::operation::{Operation, Outcome};
-use super::spec::{CommandSpec, Gate};
-use crate::mongod::error::{BAD_VALUE, CommandError, INTERNAL_ERROR, INVALID_BSON};
+use super::spec::CommandSpec;
+use crate::mongod::error::{BAD_VALUE, CommandError, INVALID_BSON};
 use crate::mongod::peer::{Heartbeat, RequestVotes, UpdatePosition};
 use crate::mongod::{Mongod, ServerVersion};
 
-type Run = fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>;
-
-const fn internal(names: &'static [&'static str], run: Run) -> CommandSpec {
-    CommandSpec {
-        names,
-        gate: Gate::Always,
-        accepts_write_concern: false,
-        retryable_write: false,
-        admin_only: true,
-        run,
-    }
-}
-
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    internal(&["replSetHeartbeat"], heartbeat),
-    internal(&["replSetRequestVotes"], request_votes),
-    internal(&["replSetUpdatePosition"], update_position),
+    CommandSpec::anywhere(&["replSetHeartbeat"], true, heartbeat),
+    CommandSpec::anywhere(&["replSetRequestVotes"], true, request_votes),
+    CommandSpec::anywhere(&["replSetUpdatePosition"], true, update_position),
 ];
 
 fn given(operation: &Operation) -> Result<Document, CommandError> {
@@ -44,12 +31,6 @@ fn check_term(term: i64) -> Result<(), CommandError> {
     Err(CommandError::new(BAD_VALUE, format!("term {term} is out of range")))
 }
 
-fn encoded(reply: &Document) -> Result<Outcome, CommandError> {
-    RawDocumentBuf::try_from(reply)
-        .map(Outcome::Reply)
-        .map_err(|error| CommandError::new(INTERNAL_ERROR, error.to_string()))
-}
-
 fn is_8(server: &Mongod) -> bool {
     server.options.version >= ServerVersion::V8_0
 }
@@ -62,7 +43,7 @@ fn heartbeat(
     let request = Heartbeat::from_document(&given(operation)?)?;
     check_term(request.term)?;
     let reply = server.on_heartbeat(now, &request)?;
-    encoded(&reply.to_document(server.repl.config.as_deref(), is_8(server)))
+    Outcome::document(&reply.to_document(server.repl.config.as_deref(), is_8(server)))
 }
 
 fn request_votes(
@@ -72,7 +53,7 @@ fn request_votes(
 ) -> Result<Outcome, CommandError> {
     let request = RequestVotes::from_document(&given(operation)?)?;
     check_term(request.term)?;
-    encoded(&server.on_request_votes(now, &request)?.to_document())
+    Outcome::document(&server.on_request_votes(now, &request)?.to_document())
 }
 
 fn update_position(

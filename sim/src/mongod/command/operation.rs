@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{RawDocumentBuf, Uuid};
+use bson::{Document, RawDocumentBuf, Uuid};
 use stepdown_driver::Instant;
 
 use super::wait::Wait;
 use crate::mongod::ConnectionId;
+use crate::mongod::error::{CommandError, INTERNAL_ERROR};
 use crate::mongod::oplog_entry::{OpKind, OpSession};
 use crate::mongod::optime::Ts;
 
@@ -114,6 +115,18 @@ pub(crate) enum Outcome {
         /// Step down at `until` even if nobody is ready.
         force: bool,
     },
+}
+
+impl Outcome {
+    /// A reply built as a document.
+    ///
+    /// # Errors
+    /// 1 InternalError if it cannot be encoded (a field name with a NUL).
+    pub(crate) fn document(reply: &Document) -> Result<Outcome, CommandError> {
+        RawDocumentBuf::try_from(reply)
+            .map(Outcome::Reply)
+            .map_err(|error| CommandError::new(INTERNAL_ERROR, error.to_string()))
+    }
 }
 
 /// An oplog entry before it has its place: what a command hands to `Mongod::log`.

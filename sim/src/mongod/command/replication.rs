@@ -6,7 +6,7 @@ use bson::{Document, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
 use super::operation::{Operation, Outcome};
-use super::spec::{CommandSpec, Gate};
+use super::spec::CommandSpec;
 use super::wait::Wait;
 use crate::mongod::Mongod;
 use crate::mongod::error::{
@@ -17,31 +17,18 @@ use crate::mongod::error::{
 use crate::mongod::repl::{ElectionReason, LeaderPhase};
 use crate::trace::MemberState;
 
-type Run = fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>;
-
-const fn admin(names: &'static [&'static str], run: Run) -> CommandSpec {
-    CommandSpec {
-        names,
-        gate: Gate::Always,
-        accepts_write_concern: false,
-        retryable_write: false,
-        admin_only: true,
-        run,
-    }
-}
-
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    admin(&["replSetAbortPrimaryCatchUp"], abort_primary_catch_up),
-    admin(&["replSetFreeze"], freeze),
-    admin(&["replSetGetConfig"], get_config),
-    admin(&["replSetGetRBID"], get_rbid),
-    admin(&["replSetGetStatus"], get_status),
-    admin(&["replSetInitiate"], initiate),
-    admin(&["replSetMaintenance"], maintenance),
-    admin(&["replSetReconfig"], reconfig),
-    admin(&["replSetStepDown"], step_down),
-    admin(&["replSetStepUp"], step_up),
-    admin(&["shutdown"], shutdown),
+    CommandSpec::anywhere(&["replSetAbortPrimaryCatchUp"], true, abort_primary_catch_up),
+    CommandSpec::anywhere(&["replSetFreeze"], true, freeze),
+    CommandSpec::anywhere(&["replSetGetConfig"], true, get_config),
+    CommandSpec::anywhere(&["replSetGetRBID"], true, get_rbid),
+    CommandSpec::anywhere(&["replSetGetStatus"], true, get_status),
+    CommandSpec::anywhere(&["replSetInitiate"], true, initiate),
+    CommandSpec::anywhere(&["replSetMaintenance"], true, maintenance),
+    CommandSpec::anywhere(&["replSetReconfig"], true, reconfig),
+    CommandSpec::anywhere(&["replSetStepDown"], true, step_down),
+    CommandSpec::anywhere(&["replSetStepUp"], true, step_up),
+    CommandSpec::anywhere(&["shutdown"], true, shutdown),
 ];
 
 fn done() -> Result<Outcome, CommandError> {
@@ -162,13 +149,7 @@ fn get_config(
         }
         reply.insert("commitmentStatus", server.config_is_committed());
     }
-    encoded(&reply)
-}
-
-fn encoded(reply: &Document) -> Result<Outcome, CommandError> {
-    RawDocumentBuf::try_from(reply)
-        .map(Outcome::Reply)
-        .map_err(|error| CommandError::new(crate::mongod::error::INTERNAL_ERROR, error.to_string()))
+    Outcome::document(&reply)
 }
 
 fn get_status(
@@ -183,7 +164,7 @@ fn get_status(
             "Our replica set config is invalid or we are not a member of it",
         ));
     }
-    encoded(&server.status_document(now))
+    Outcome::document(&server.status_document(now))
 }
 
 fn get_rbid(

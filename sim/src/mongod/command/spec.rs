@@ -20,7 +20,28 @@ pub(crate) struct CommandSpec {
     /// Whether only the `admin` database has it.
     pub admin_only: bool,
     /// Runs it.
-    pub run: fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>,
+    pub run: Run,
+}
+
+/// Runs a command.
+pub(crate) type Run = fn(&mut Mongod, Instant, &Operation) -> Result<Outcome, CommandError>;
+
+impl CommandSpec {
+    /// A command that answers in every state and writes nothing.
+    pub(crate) const fn anywhere(
+        names: &'static [&'static str],
+        admin_only: bool,
+        run: Run,
+    ) -> CommandSpec {
+        CommandSpec {
+            names,
+            gate: Gate::Always,
+            accepts_write_concern: false,
+            retryable_write: false,
+            admin_only,
+            run,
+        }
+    }
 }
 
 /// Where a command may run.
