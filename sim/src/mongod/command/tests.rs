@@ -12,6 +12,7 @@ use crate::mongod::{
 };
 use crate::random::RandomStream;
 
+mod bulk;
 mod catalog;
 mod cursors;
 mod writes;

@@ -23,11 +23,11 @@ use crate::mongod::query::collation::Collation;
 use crate::mongod::query::matcher::Matcher;
 
 /// One element of `deletes`.
-struct Statement<'a> {
-    query: &'a RawDocument,
-    single: bool,
-    collation: Option<&'a RawDocument>,
-    hint: Option<bson::RawBsonRef<'a>>,
+pub(super) struct Statement<'a> {
+    pub query: &'a RawDocument,
+    pub single: bool,
+    pub collation: Option<&'a RawDocument>,
+    pub hint: Option<bson::RawBsonRef<'a>>,
 }
 
 impl<'a> Statement<'a> {
@@ -93,7 +93,11 @@ pub(super) fn run(
     Ok(result.reply())
 }
 
-fn execute(
+/// Executes one statement: how many documents it deleted.
+///
+/// # Errors
+/// What its filter says.
+pub(super) fn execute(
     server: &mut Mongod,
     now: Instant,
     op: &Operation,

@@ -90,6 +90,27 @@ pub(super) fn run(
     Ok(result.reply())
 }
 
+/// Inserts one document, as a statement among others.
+///
+/// # Errors
+/// What the document or the collection's validator says; 11000 DuplicateKey.
+pub(super) fn insert_one(
+    server: &mut Mongod,
+    now: Instant,
+    op: &Operation,
+    namespace: &Arc<str>,
+    document: &RawDocument,
+    session: Option<(Retry, i32)>,
+) -> Result<(), CommandError> {
+    let uuid = ensure_collection(server, now, op, namespace)?;
+    let retry = session.map(|(retry, _)| retry);
+    let mut insert = Insert { server, now, op, namespace: namespace.clone(), uuid, retry };
+    let document = insert.prepare(document)?;
+    Validator::of(insert.server, now, op, namespace)?.check(&document, None)?;
+    let statement_id = session.map_or(0, |(_, statement_id)| statement_id);
+    insert.log_one(&Pending { index: 0, statement_id, document })
+}
+
 struct Insert<'a> {
     server: &'a mut Mongod,
     now: Instant,

@@ -1,4 +1,4 @@
-//! `insert`, `update`, `delete`: batches of statements, ordered or not, retryable or not.
+//! `insert`, `update`, `delete`, `bulkWrite`: batches of statements, ordered or not, retryable or not.
 
 use bson::raw::{CStr, RawArrayBuf, cstr};
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
@@ -13,6 +13,7 @@ use super::{Operation, Outcome};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 
+mod bulk;
 pub(crate) mod delete;
 pub(crate) mod insert;
 pub(crate) mod modify;
@@ -39,6 +40,7 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     write(&["insert"], insert::run),
     write(&["update"], modify::run),
     write(&["delete"], delete::run),
+    CommandSpec { admin_only: true, ..write(&["bulkWrite"], bulk::run) },
 ];
 
 /// `maxWriteBatchSize`.
@@ -61,6 +63,16 @@ enum StatementIds {
 impl BatchArguments {
     /// Reads the arguments but for the statements themselves, whose field is `statements`.
     fn read(command: &str, statements: &str, op: &Operation) -> Result<Self, CommandError> {
+        Self::read_with(command, statements, op, |_, _| Ok(false))
+    }
+
+    /// The same with further arguments, that `further` says whether it knows.
+    fn read_with<'a>(
+        command: &str,
+        statements: &str,
+        op: &'a Operation,
+        mut further: impl FnMut(&'a str, RawBsonRef<'a>) -> Result<bool, CommandError>,
+    ) -> Result<Self, CommandError> {
         let mut ordered = true;
         let mut statement_ids = StatementIds::From(0);
         each_argument(command, &op.body, |field, value| {
@@ -84,7 +96,8 @@ impl BatchArguments {
                     super::arguments::document(&full, value)?;
                 }
                 "encryptionInformation" | "query" | "collectionUUID" | "isTimeseriesNamespace" => {}
-                field => return Ok(field == statements),
+                field if field == statements => {}
+                field => return further(field, value),
             }
             Ok(true)
         })?;

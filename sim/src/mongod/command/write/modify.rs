@@ -7,10 +7,9 @@ use bson::{Bson, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use stepdown_driver::Instant;
 
 use super::insert::{delete_over_cap, id_document};
-use super::retry::Retry;
+use super::retry::{Executed, Retry};
 use super::validate::Validator;
 use super::{BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, statements};
-use crate::mongod::Mongod;
 use crate::mongod::command::arguments::{
     array, boolean, check_writable, document, each_field, malformed, missing_field, namespace,
 };
@@ -23,25 +22,29 @@ use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::{OpKind, RetryImage};
 use crate::mongod::query::collation::Collation;
 use crate::mongod::query::matcher::Matcher;
+use crate::mongod::query::sort::SortPattern;
 use crate::mongod::query::update::{Update, fill_empty_timestamps};
 use crate::mongod::query::value::{DocumentRef, to_raw};
+use crate::mongod::{Mongod, ServerVersion};
 
 /// One element of `updates`.
-struct Statement<'a> {
-    query: &'a RawDocument,
-    update: RawBsonRef<'a>,
-    multi: bool,
-    upsert: bool,
-    array_filters: Vec<&'a RawDocument>,
-    collation: Option<&'a RawDocument>,
-    constants: Option<&'a RawDocument>,
-    hint: Option<RawBsonRef<'a>>,
+pub(super) struct Statement<'a> {
+    pub query: &'a RawDocument,
+    pub update: RawBsonRef<'a>,
+    pub multi: bool,
+    pub upsert: bool,
+    pub array_filters: Vec<&'a RawDocument>,
+    pub collation: Option<&'a RawDocument>,
+    pub constants: Option<&'a RawDocument>,
+    pub hint: Option<RawBsonRef<'a>>,
+    /// Which of several that match is updated (8.0).
+    pub sort: Option<&'a RawDocument>,
 }
 
 impl<'a> Statement<'a> {
-    fn read(statement: &'a RawDocument) -> Result<Self, CommandError> {
-        let (mut query, mut update, mut collation, mut constants, mut hint) =
-            (None, None, None, None, None);
+    fn read(statement: &'a RawDocument, version: ServerVersion) -> Result<Self, CommandError> {
+        let (mut query, mut update, mut collation, mut constants, mut hint, mut sort) =
+            (None, None, None, None, None, None);
         let (mut multi, mut upsert, mut filters) = (false, false, Vec::new());
         each_field("update.updates", statement, |field, value| {
             let full = format!("update.updates.{field}");
@@ -54,6 +57,7 @@ impl<'a> Statement<'a> {
                 "collation" => collation = Some(document(&full, value)?),
                 "c" => constants = Some(document(&full, value)?),
                 "hint" => hint = Some(value),
+                "sort" if version >= ServerVersion::V8_0 => sort = Some(document(&full, value)?),
                 "upsertSupplied" | "sampleId" => {}
                 _ => return Ok(false),
             }
@@ -75,6 +79,7 @@ impl<'a> Statement<'a> {
             collation,
             constants,
             hint,
+            sort,
         })
     }
 }
@@ -100,7 +105,7 @@ pub(super) fn run(
     let arguments = BatchArguments::read("update", "updates", op)?;
     let mut parsed = Vec::new();
     for statement in statements("update", "updates", op)? {
-        parsed.push(Statement::read(statement)?);
+        parsed.push(Statement::read(statement, server.options.version)?);
     }
     check_writable(&namespace)?;
     let retry = begin_retryable(server, op)?;
@@ -114,10 +119,7 @@ pub(super) fn run(
         let done = match retried {
             Some(executed) => {
                 result.retried.push(statement_id);
-                Ok(match executed.kind {
-                    OpKind::Insert => Modified { upserted: id_of(&executed.object), ..NOTHING },
-                    _ => Modified { matched: 1, modified: 1, ..NOTHING },
-                })
+                Ok(Modified::before(&executed))
             }
             None => execute(server, now, op, &namespace, statement, retry, statement_id),
         };
@@ -141,15 +143,29 @@ pub(super) fn run(
 }
 
 /// What one statement did.
-struct Modified {
-    matched: u64,
-    modified: u64,
-    upserted: Option<RawBson>,
+pub(super) struct Modified {
+    pub matched: u64,
+    pub modified: u64,
+    pub upserted: Option<RawBson>,
 }
 
 const NOTHING: Modified = Modified { matched: 0, modified: 0, upserted: None };
 
-fn execute(
+impl Modified {
+    /// What a statement that was executed before did then.
+    pub(super) fn before(executed: &Executed) -> Modified {
+        match executed.kind {
+            OpKind::Insert => Modified { upserted: id_of(&executed.object), ..NOTHING },
+            _ => Modified { matched: 1, modified: 1, ..NOTHING },
+        }
+    }
+}
+
+/// Executes one statement.
+///
+/// # Errors
+/// What its filter or its update says; 11000 DuplicateKey.
+pub(super) fn execute(
     server: &mut Mongod,
     now: Instant,
     op: &Operation,
@@ -180,12 +196,25 @@ fn execute(
             "multi update is not supported for replacement-style update",
         ));
     }
+    if statement.multi && statement.sort.is_some() {
+        return Err(CommandError::new(
+            error::FAILED_TO_PARSE,
+            "Cannot specify sort with multi=true",
+        ));
+    }
     let matcher = Matcher::parse(statement.query, &context)?;
+    let sort = statement.sort.map(|sort| SortPattern::parse(sort.into(), context.collation));
+    let sort = sort.transpose()?;
     let mut found = Vec::new();
     if let Some(view) = server.storage.collection(namespace, ReadAt::Newest) {
         check_hint(&view, statement.hint)?;
-        let limit = if statement.multi { usize::MAX } else { 1 };
+        let sorted = sort.as_ref().is_some_and(|sort| !sort.is_empty());
+        let limit = if statement.multi || sorted { usize::MAX } else { 1 };
         found = find_matching(&view, &matcher, context.collation, limit)?;
+        if let Some(sort) = sort.filter(|_| sorted) {
+            sort.sort_by_document(&mut found, |found| DocumentRef::from(&*found.document));
+            found.truncate(1);
+        }
     }
     if found.is_empty() && statement.upsert {
         let session = retry.map(|retry| (retry, statement_id));
