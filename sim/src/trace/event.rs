@@ -229,6 +229,41 @@ pub enum EventKind {
         state: MemberState,
     },
 
+    /// A message left; only recorded at [`Record::Messages`](super::Record::Messages).
+    MessageSent {
+        /// Its number: [`EventKind::MessageReceived`] has the same.
+        message: u64,
+        /// Whom it is for.
+        to: Arc<str>,
+        /// What it says.
+        what: String,
+        /// Whether a set says it all day long: heartbeats, positions, hellos.
+        routine: bool,
+    },
+    /// A message arrived; only recorded at [`Record::Messages`](super::Record::Messages).
+    MessageReceived {
+        /// Its number.
+        message: u64,
+        /// Who sent it.
+        from: Arc<str>,
+        /// What it says.
+        what: String,
+        /// Whether a set says it all day long.
+        routine: bool,
+    },
+    /// A message did not get through; only recorded at
+    /// [`Record::Messages`](super::Record::Messages). After a heal it may be sent again.
+    MessageStopped {
+        /// Whom it is for.
+        to: Arc<str>,
+        /// What it says.
+        what: String,
+        /// Whether a set says it all day long.
+        routine: bool,
+        /// What is wrong with the link.
+        why: String,
+    },
+
     // ---- replication
     /// A sync source was chosen.
     SyncSource {
@@ -325,7 +360,11 @@ impl EventKind {
             | K::Writable { .. }
             | K::SteppingDown { .. }
             | K::Takeover { .. } => Category::Election,
-            K::MemberDown { .. } | K::MemberUp { .. } => Category::Network,
+            K::MemberDown { .. }
+            | K::MemberUp { .. }
+            | K::MessageSent { .. }
+            | K::MessageReceived { .. }
+            | K::MessageStopped { .. } => Category::Network,
             K::SyncSource { .. }
             | K::CommitPoint { .. }
             | K::OplogWrite { .. }

@@ -54,6 +54,9 @@ impl EventKind {
             K::Takeover { .. } => "takeover",
             K::MemberDown { .. } => "member_down",
             K::MemberUp { .. } => "member_up",
+            K::MessageSent { .. } => "message_sent",
+            K::MessageReceived { .. } => "message_received",
+            K::MessageStopped { .. } => "message_stopped",
             K::SyncSource { .. } => "sync_source",
             K::CommitPoint { .. } => "commit_point",
             K::OplogWrite { .. } => "oplog_write",
@@ -133,6 +136,24 @@ impl Line<'_> {
                 self.string("member", member);
                 self.string("state", state.name());
             }
+            K::MessageSent { message, to, what, routine } => {
+                self.bare("message", message);
+                self.string("to", to);
+                self.string("what", what);
+                self.bare("routine", routine);
+            }
+            K::MessageReceived { message, from, what, routine } => {
+                self.bare("message", message);
+                self.string("from", from);
+                self.string("what", what);
+                self.bare("routine", routine);
+            }
+            K::MessageStopped { to, what, routine, why } => {
+                self.string("to", to);
+                self.string("what", what);
+                self.bare("routine", routine);
+                self.string("why", why);
+            }
             K::SyncSource { source, why } => {
                 self.optional("source", source.as_deref());
                 self.string("why", why);
@@ -180,20 +201,25 @@ impl Line<'_> {
 
     fn string(&mut self, name: &str, value: &str) {
         let _ = write!(self.text, ",\"{name}\":\"");
-        for character in value.chars() {
-            match character {
-                '"' => self.text.push_str("\\\""),
-                '\\' => self.text.push_str("\\\\"),
-                '\n' => self.text.push_str("\\n"),
-                '\r' => self.text.push_str("\\r"),
-                '\t' => self.text.push_str("\\t"),
-                control if (control as u32) < 0x20 => {
-                    let _ = write!(self.text, "\\u{:04x}", control as u32);
-                }
-                other => self.text.push(other),
-            }
-        }
+        escape(value, self.text);
         self.text.push('"');
+    }
+}
+
+/// Appends `value` as the inside of a JSON string.
+pub(super) fn escape(value: &str, text: &mut String) {
+    for character in value.chars() {
+        match character {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            control if (control as u32) < 0x20 => {
+                let _ = write!(text, "\\u{:04x}", control as u32);
+            }
+            other => text.push(other),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Everything that decides says so with an [`Event`]: when, who, what, and why in words. A
 //! [`Recorder`] keeps the list; [`timeline`] prints it for people, [`json_lines`] for tools, and a
-//! [`Filter`] picks parts of the story.
+//! [`Filter`] picks parts of the story; [`export`] draws it for other tools.
 
 mod event;
+pub mod export;
 mod filter;
 mod json_lines;
 mod recorder;

@@ -16,8 +16,10 @@ pub enum Record {
     /// batches and client operations that begin.
     #[default]
     Story,
-    /// Everything.
+    /// Everything that is decided and done.
     Everything,
+    /// That, and each message between the ends of the world: for drawings of who knew what when.
+    Messages,
 }
 
 impl Record {
@@ -31,8 +33,17 @@ impl Record {
                     | EventKind::OplogWrite { .. }
                     | EventKind::Applied { .. }
                     | EventKind::OperationStarted { .. }
+                    | EventKind::MessageSent { .. }
+                    | EventKind::MessageReceived { .. }
+                    | EventKind::MessageStopped { .. }
             ),
-            Record::Everything => true,
+            Record::Everything => !matches!(
+                kind,
+                EventKind::MessageSent { .. }
+                    | EventKind::MessageReceived { .. }
+                    | EventKind::MessageStopped { .. }
+            ),
+            Record::Messages => true,
         }
     }
 }
@@ -55,6 +66,11 @@ impl Recorder {
     /// Whether nothing is kept.
     pub fn is_off(&self) -> bool {
         self.level == Record::Nothing
+    }
+
+    /// Whether the messages between the ends of the world are kept.
+    pub fn keeps_messages(&self) -> bool {
+        self.level == Record::Messages
     }
 
     /// Keeps `event`, if the level says so.

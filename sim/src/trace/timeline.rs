@@ -100,6 +100,12 @@ impl fmt::Display for EventKind {
                 because(f, why)
             }
             K::MemberUp { member, state } => write!(f, "sees {member} up as {state}"),
+            K::MessageSent { to, what, .. } => write!(f, "-> {to}  {what}"),
+            K::MessageReceived { from, what, .. } => write!(f, "<- {from}  {what}"),
+            K::MessageStopped { to, what, why, .. } => {
+                write!(f, "-x {to}  {what}")?;
+                because(f, why)
+            }
             K::SyncSource { source: Some(source), why } => {
                 write!(f, "syncs from {source}")?;
                 because(f, why)

@@ -225,7 +225,10 @@ impl World {
         let Some(connection) = self.connections.get_mut(handle) else { return };
         let (from, to) = (End::Client(connection.client), End::Node(connection.node));
         if !connection.held_up.is_empty() || self.network.is_cut(from, to) {
-            connection.held_up.push_back((self.now, segment));
+            self.note_stopped_up(from, to, &segment);
+            if let Some(connection) = self.connections.get_mut(handle) {
+                connection.held_up.push_back((self.now, segment));
+            }
             return;
         }
         let at = if connection.external.is_some() {
@@ -234,9 +237,10 @@ impl World {
             let random = &mut self.clients[connection.client as usize].latency;
             self.network.arrival(self.now, random, from, to)
         };
-        connection.last_up = at.max(connection.last_up);
+        let at = at.max(connection.last_up);
+        connection.last_up = at;
         self.stats.messages += 1;
-        self.queue.push(connection.last_up, Payload::Up(handle, segment));
+        self.push_message(at, from, to, Payload::Up(handle, segment));
     }
 
     // ---- the server's end
@@ -347,7 +351,10 @@ impl World {
         if !connection.held_down.is_empty() || self.network.is_cut(from, to) {
             let first = connection.held_down.front().map_or(self.now, |(sent, _)| *sent);
             if self.now - first < TCP_GIVE_UP {
-                connection.held_down.push_back((self.now, segment));
+                self.note_stopped_down(from, to, &segment);
+                if let Some(connection) = self.connections.get_mut(handle) {
+                    connection.held_down.push_back((self.now, segment));
+                }
             } else {
                 self.server_gives_up(handle);
             }
@@ -360,8 +367,9 @@ impl World {
         }
         let random = &mut self.nodes[connection.node as usize].latency;
         let at = self.network.arrival(self.now, random, from, to);
-        connection.last_down = at.max(connection.last_down);
-        self.queue.push(connection.last_down, Payload::Down(handle, segment));
+        let at = at.max(connection.last_down);
+        connection.last_down = at;
+        self.push_message(at, from, to, Payload::Down(handle, segment));
     }
 
     /// The server's TCP has retransmitted in vain for too long: its process learns that the
@@ -417,6 +425,8 @@ impl World {
                 std::mem::take(&mut connection.held_up),
                 std::mem::take(&mut connection.held_down),
             );
+            let (mut last_up, mut last_down) = (connection.last_up, connection.last_down);
+            let ends = (End::Client(client), End::Node(node));
             for (sent, segment) in up.drain(..) {
                 let first = match segment {
                     UpSegment::Open => CONNECT_RETRY,
@@ -424,18 +434,19 @@ impl World {
                 };
                 let random = &mut self.clients[client as usize].latency;
                 let again = retransmitted_at(sent, self.now, first);
-                connection.last_up =
-                    connection.last_up.max(self.network.plain_arrival(again, random));
+                last_up = last_up.max(self.network.plain_arrival(again, random));
                 self.stats.messages += 1;
-                self.queue.push(connection.last_up, Payload::Up(handle, segment));
+                self.push_message(last_up, ends.0, ends.1, Payload::Up(handle, segment));
             }
             for (sent, segment) in down.drain(..) {
                 let random = &mut self.nodes[node as usize].latency;
                 let again = retransmitted_at(sent, self.now, DATA_RETRY);
-                connection.last_down =
-                    connection.last_down.max(self.network.plain_arrival(again, random));
+                last_down = last_down.max(self.network.plain_arrival(again, random));
                 self.stats.messages += 1;
-                self.queue.push(connection.last_down, Payload::Down(handle, segment));
+                self.push_message(last_down, ends.1, ends.0, Payload::Down(handle, segment));
+            }
+            if let Some(connection) = self.connections.get_mut(handle) {
+                (connection.last_up, connection.last_down) = (last_up, last_down);
             }
         }
     }

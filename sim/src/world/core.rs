@@ -12,6 +12,7 @@ use stepdown_driver::transport::SrvRecords;
 
 use super::connection::{Connection, DownSegment};
 use super::external::{ExternalId, ExternalOutput};
+use super::messages::{CUT, Messages};
 use super::network::{End, GIVE_UP, Held, Network};
 use super::node::{NOWHERE, Node, Peer};
 use super::queue::{Due, EventQueue, Payload};
@@ -87,6 +88,8 @@ pub(crate) struct World {
     pub(crate) connections: Slab<Connection>,
     pub(crate) network: Network,
     pub(crate) recorder: Recorder,
+    /// What is on its way, if messages are recorded.
+    pub(crate) messages: Option<Box<Messages>>,
     pub(crate) invariants: Option<Invariants>,
     pub(crate) srv: Vec<(String, SrvRecords)>,
     /// Who is to be woken once the world is unlocked.
@@ -116,6 +119,7 @@ impl World {
             clients_made: 0,
             connections: Slab::new(),
             network,
+            messages: recorder.keeps_messages().then(Box::default),
             recorder,
             invariants: None,
             srv: Vec::new(),
@@ -169,21 +173,26 @@ impl World {
     fn take(&mut self, due: Due) {
         match due {
             Due::Wake(node) => self.wake(node),
-            Due::Payload(slot) => match self.queue.take(slot) {
-                Payload::Input { node, epoch, input } => {
-                    let is_alive = epoch % 2 == 1;
-                    if is_alive && self.nodes[node as usize].epoch == epoch {
-                        self.deliver(node, input);
-                    } else {
-                        self.arrive_late(node, epoch, input);
-                    }
+            Due::Payload(slot) => {
+                if self.messages.is_some() {
+                    self.note_received(slot);
                 }
-                Payload::Up(handle, segment) => self.arrive_up(handle, segment),
-                Payload::Down(handle, segment) => self.arrive_down(handle, segment),
-                Payload::Deadline(handle) => self.deadline_due(handle),
-                Payload::Timer { waker, .. } => self.woken.extend(waker),
-                Payload::Vacant => unreachable!("a key in the queue names a payload"),
-            },
+                match self.queue.take(slot) {
+                    Payload::Input { node, epoch, input } => {
+                        let is_alive = epoch % 2 == 1;
+                        if is_alive && self.nodes[node as usize].epoch == epoch {
+                            self.deliver(node, input);
+                        } else {
+                            self.arrive_late(node, epoch, input);
+                        }
+                    }
+                    Payload::Up(handle, segment) => self.arrive_up(handle, segment),
+                    Payload::Down(handle, segment) => self.arrive_down(handle, segment),
+                    Payload::Deadline(handle) => self.deadline_due(handle),
+                    Payload::Timer { waker, .. } => self.woken.extend(waker),
+                    Payload::Vacant => unreachable!("a key in the queue names a payload"),
+                }
+            }
         }
     }
 
@@ -289,6 +298,11 @@ impl World {
         let (from, to) = (End::Node(node), End::Node(target));
         let at = self.network.arrival(self.now, &mut host.latency, from, to);
         if self.network.is_refused(from, to) {
+            if self.messages.is_some() {
+                let input = Input::PeerRequest { reply_to, request };
+                let payload = Payload::Input { node: target, epoch: 0, input };
+                self.note_stopped(from, to, &payload, "connection refused");
+            }
             self.fail_request(at, reply_to, PeerFailure::Refused);
             return;
         }
@@ -342,9 +356,10 @@ impl World {
     #[inline]
     fn send_typed(&mut self, at: Instant, from: End, to: End, payload: Payload) {
         if self.network.is_cut(from, to) {
+            self.note_stopped(from, to, &payload, CUT);
             self.network.hold(Held { sent: self.now, from, to, payload });
         } else {
-            self.queue.push(at, payload);
+            self.push_message(at, from, to, payload);
         }
     }
 
@@ -359,7 +374,7 @@ impl World {
             if let End::Node(node) = from {
                 let random = &mut self.nodes[node as usize].latency;
                 let at = self.network.arrival(again, random, from, to);
-                self.queue.push(at, payload);
+                self.push_message(at, from, to, payload);
             }
         }
     }
@@ -377,7 +392,7 @@ impl World {
                 let random = &mut self.nodes[dead as usize].latency;
                 let at = self.network.arrival(self.now, random, from, to);
                 let input = Input::PeerReset { peer };
-                self.queue.push(at, Payload::Input { node, epoch, input });
+                self.push_message(at, from, to, Payload::Input { node, epoch, input });
             }
         }
     }

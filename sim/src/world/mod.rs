@@ -14,6 +14,7 @@ mod core;
 mod executor;
 mod external;
 mod faults;
+mod messages;
 mod network;
 mod node;
 mod queue;

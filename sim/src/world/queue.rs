@@ -81,11 +81,12 @@ impl EventQueue {
         self.heap.len()
     }
 
-    /// Schedules `payload`.
+    /// Schedules `payload`; the place it has until it is due.
     #[inline]
-    pub(crate) fn push(&mut self, at: Instant, payload: Payload) {
+    pub(crate) fn push(&mut self, at: Instant, payload: Payload) -> u32 {
         let slot = self.place(payload);
         self.push_key(at, slot);
+        slot
     }
 
     /// Schedules a call of member `node`.
