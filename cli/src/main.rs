@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ctl;
+mod record;
 mod run;
 mod serve;
 
@@ -24,6 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   stepdown run fixtures/failover.toml           tell a story, and check that it holds
   stepdown run fixtures/failover.toml --seed 2  the same story, another history
+  stepdown run fixtures --check                 compare every story with its recorded timeline
   stepdown serve                                a set on 127.0.0.1:27017 to 27019, for any client
   stepdown ctl kill primary                     kill -9 the primary of the set being served
 
@@ -35,8 +37,10 @@ Exit codes of `run`:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a scenario file and print its timeline
+    /// Run scenario files and print their timelines, or compare them with recorded ones
     Run(run::RunArguments),
+    /// Accept the timelines of scenario files as they are now
+    Record(record::RecordArguments),
     /// Serve a simulated set on real ports
     Serve(serve::ServeArguments),
     /// Break and mend a set being served
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
     // clap ends the process with exit code 2 on wrong usage.
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Record(arguments) => record::record(&arguments),
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Ctl(arguments) => ctl::ctl(arguments),
     }

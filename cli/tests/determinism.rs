@@ -26,7 +26,7 @@ fn run_here(file: &Path, seed: u64) -> (String, String) {
     let scenario = Scenario::parse(&name, &text).unwrap_or_else(|error| panic!("{error}"));
     let outcome = scenario.run(&RunOptions::default().seed(seed));
     assert!(outcome.held(), "{name}: {:?}", outcome.failures());
-    (outcome.timeline().to_string(), outcome.json_lines().to_string())
+    (outcome.timeline().to_string(), outcome.json_lines())
 }
 
 fn run_elsewhere(file: &Path, seed: u64, format: &str) -> String {

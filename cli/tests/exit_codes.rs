@@ -86,7 +86,74 @@ fn both_formats_print_the_same_story() {
         assert!(value.is_object(), "{line}");
     }
     let timeline = text(&stepdown(&["run", &file]).stdout);
-    assert_eq!(timeline.lines().count(), lines.lines().count());
+    // JSON Lines begin with a line that names the format.
+    assert_eq!(timeline.lines().count() + 1, lines.lines().count());
+}
+
+#[test]
+fn a_recorded_story_is_checked_and_a_changed_one_is_noticed_and_accepted() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("recorded-stories");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let file = folder.join("one.toml");
+    let story = "title = \"One\"\nabout = \"Of records.\"\nset.elected = true\n\n[[step]]\nadvance = \"1s\"\n";
+    std::fs::write(&file, story).expect("the file can be written");
+    let folder = folder.display().to_string();
+
+    let unrecorded = stepdown(&["run", &folder, "--check"]);
+    assert_eq!(unrecorded.status.code(), Some(1));
+    assert!(text(&unrecorded.stderr).contains("stepdown record"), "{}", text(&unrecorded.stderr));
+
+    let recorded = stepdown(&["record", &folder]);
+    assert_eq!(recorded.status.code(), Some(0), "{}", text(&recorded.stderr));
+    assert!(text(&recorded.stdout).starts_with("recorded "), "{}", text(&recorded.stdout));
+    let checked = stepdown(&["run", &folder, "--check"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    assert!(text(&checked.stdout).starts_with("ok "), "{}", text(&checked.stdout));
+    assert!(text(&stepdown(&["record", &folder]).stdout).starts_with("unchanged "));
+
+    std::fs::write(&file, story.replace("1s", "2s")).expect("the file can be written");
+    let changed = stepdown(&["run", &folder, "--check"]);
+    assert_eq!(changed.status.code(), Some(1));
+    let said = text(&changed.stderr);
+    assert!(said.contains("is not as recorded"), "{said}");
+    assert!(said.contains("- ") && said.contains("step 1: 1s pass"), "{said}");
+    assert_eq!(stepdown(&["record", &folder]).status.code(), Some(0));
+    assert_eq!(stepdown(&["run", &folder, "--check"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_story_that_does_not_hold_is_not_recorded() {
+    let file = scenario("unheld.toml", "\n[[step]]\nexpect = { primary = \"none\" }\n");
+    let refused = stepdown(&["record", &file]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!PathBuf::from(file).with_file_name("timelines").join("unheld.snap").exists());
+}
+
+#[test]
+fn a_timeline_can_be_narrowed_by_category_name_and_time() {
+    let file = fixture("failover.toml");
+    let narrowed =
+        stepdown(&["run", &file, "--only", "elections", "--who", "a:27017", "--until", "5.5"]);
+    let narrowed = text(&narrowed.stdout);
+    assert!(narrowed.contains("installs config version 1"), "{narrowed}");
+    assert!(narrowed.lines().all(|line| line.contains("a:27017")), "{narrowed}");
+    let later = text(&stepdown(&["run", &file, "--since", "5.5"]).stdout);
+    assert!(!later.contains("    0.0"), "{later}");
+    assert_eq!(stepdown(&["run", &file, "--since", "soon"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_run_can_be_drawn_in_three_forms() {
+    let file = fixture("failover.toml");
+    let drawn = |form| text(&stepdown(&["run", &file, "--export", form]).stdout);
+    assert!(drawn("lamport-svg").contains("replSetRequestVotes"));
+    assert!(drawn("shiviz").contains("{\"a:27017\":1}"));
+    let perfetto: serde_json::Value =
+        serde_json::from_str(&drawn("perfetto")).expect("Perfetto reads JSON");
+    assert!(perfetto["traceEvents"].as_array().is_some_and(|events| events.len() > 100));
+    let routine = text(&stepdown(&["run", &file, "--export", "shiviz", "--routine"]).stdout);
+    assert!(routine.contains("replSetHeartbeat"));
 }
 
 #[test]

@@ -17,12 +17,14 @@ mod judge;
 mod operations;
 mod parse;
 mod reader;
+mod recorded;
 mod run;
 mod steps;
 
 pub use diagnostic::{Problem, ScenarioError};
+pub use recorded::{Departure, from_recorded, recorded_path, to_recorded};
 
-use crate::trace::Record;
+use crate::trace::{self, Event, Filter, Record};
 
 /// A scenario file, read and understood.
 pub struct Scenario {
@@ -113,8 +115,8 @@ impl RunOptions {
 /// How a run went.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    events: Vec<Event>,
     timeline: String,
-    json_lines: String,
     failures: Vec<Failure>,
 }
 
@@ -134,9 +136,19 @@ impl Outcome {
         &self.timeline
     }
 
+    /// The part of the record that `filter` picks, as aligned text.
+    pub fn timeline_of(&self, filter: &Filter) -> String {
+        trace::timeline(self.events.iter().filter(|event| filter.shows(event)))
+    }
+
     /// The record as JSON Lines.
-    pub fn json_lines(&self) -> &str {
-        &self.json_lines
+    pub fn json_lines(&self) -> String {
+        trace::json_lines(&self.events)
+    }
+
+    /// The record: what happened, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
         loads: BTreeMap::new(),
     };
     let failures: Vec<Failure> = run.tell(seed).err().into_iter().collect();
-    Outcome { timeline: run.sim.timeline(), json_lines: run.sim.json_lines(), failures }
+    Outcome { events: run.sim.events(), timeline: run.sim.timeline(), failures }
 }
 
 pub(crate) struct Run<'s> {

@@ -1,17 +1,17 @@
 //! The story of a run as JSON Lines, for tools: one object a line.
 //!
-//! Every object has `nanos` (virtual time, a number), `who`, `category` (`client`, `election`,
+//! The first line names the format: `{"format":"stepdown-timeline","version":1}`. Every object after it has `nanos` (virtual time, a number), `who`, `category` (`client`, `election`,
 //! `fault`, `network`, `replication`) and `event` (the kind, in snake case), then the fields of its
 //! kind under the names of [`EventKind`]. Optimes are strings (`seconds:increment@term`), states are
 //! the server's words.
 
 use std::fmt::{Display, Write as _};
 
-use super::{Category, Event, EventKind};
+use super::{Category, Event, EventKind, FORMAT_VERSION};
 
 /// `events`, one JSON object a line.
 pub fn json_lines<'a>(events: impl IntoIterator<Item = &'a Event>) -> String {
-    let mut text = String::new();
+    let mut text = format!("{{\"format\":\"stepdown-timeline\",\"version\":{FORMAT_VERSION}}}\n");
     for event in events {
         Line { text: &mut text }.event(event);
     }
@@ -238,8 +238,11 @@ mod tests {
             kind: EventKind::Note { text: text.into() },
         }];
         let lines = json_lines(&events);
-        assert_eq!(lines.lines().count(), 1);
-        let read: serde_json::Value = serde_json::from_str(&lines).unwrap();
+        assert_eq!(lines.lines().count(), 2);
+        let read = lines.lines().map(serde_json::from_str);
+        let read: Vec<serde_json::Value> = read.collect::<Result<_, _>>().unwrap();
+        assert_eq!(read[0]["version"], FORMAT_VERSION);
+        let read = &read[1];
         assert_eq!(read["text"], text);
         assert_eq!(read["nanos"], 1_500);
         assert_eq!(read["event"], "note");
@@ -253,9 +256,9 @@ mod tests {
             kind: EventKind::SyncSource { source: None, why: "none is ahead".into() },
         }];
         assert_eq!(
-            json_lines(&events),
+            json_lines(&events).lines().nth(1).unwrap(),
             "{\"nanos\":0,\"who\":\"a:27017\",\"category\":\"replication\",\
-             \"event\":\"sync_source\",\"source\":null,\"why\":\"none is ahead\"}\n"
+             \"event\":\"sync_source\",\"source\":null,\"why\":\"none is ahead\"}"
         );
     }
 }

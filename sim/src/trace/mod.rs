@@ -11,6 +11,10 @@ mod json_lines;
 mod recorder;
 mod timeline;
 
+/// The version of the timeline's formats, text and JSON Lines: it rises when a reader of the old form
+/// would misread the new one. A new kind of event, or a new field, is no such change.
+pub const FORMAT_VERSION: u32 = 1;
+
 pub use event::{Category, Event, EventKind, MemberState};
 pub use filter::Filter;
 pub use json_lines::json_lines;
