@@ -298,14 +298,12 @@ fn shown(arguments: &RunArguments, outcome: &Outcome) -> String {
     if let Some(until) = arguments.until {
         filter = filter.until(until);
     }
-    let events = outcome.events().iter().filter(|event| filter.shows(event));
     match (arguments.export, arguments.format) {
-        (Some(form), _) => {
-            let events: Vec<_> = events.cloned().collect();
-            export(&events, form.format(), arguments.routine)
-        }
+        (Some(form), _) => export(outcome.events(), &filter, form.format(), arguments.routine),
         (None, Format::Text) => outcome.timeline_of(&filter),
-        (None, Format::Jsonl) => trace::json_lines(events),
+        (None, Format::Jsonl) => {
+            trace::json_lines(outcome.events().iter().filter(|event| filter.shows(event)))
+        }
     }
 }
 

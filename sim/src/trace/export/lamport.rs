@@ -17,7 +17,7 @@ const ROWS_MAX: usize = 3_000;
 const LABEL_MAX: usize = 44;
 
 const STYLE: &str = "\
-text { font: 11px ui-monospace, monospace; fill: #222 }
+text { font: 11px ui-monospace, monospace; fill: #222; paint-order: stroke; stroke: white; stroke-width: 3px }
 .who { font-weight: bold; font-size: 13px; text-anchor: middle }
 .time { text-anchor: end; fill: #666 }
 .life { stroke-width: 4 }
@@ -29,10 +29,14 @@ text { font: 11px ui-monospace, monospace; fill: #222 }
 circle { fill: #222 }
 ";
 
-pub(super) fn draw(events: &[&Event]) -> String {
-    let left_out = events.len().saturating_sub(ROWS_MAX);
-    let events = &events[..events.len() - left_out];
-    let (names, places) = everybody(events);
+/// Draws the events of `all` that are to be shown; the others still colour the lines of life.
+pub(super) fn draw(all: &[Event], is_shown: impl Fn(&Event) -> bool) -> String {
+    let shown: Vec<usize> = (0..all.len()).filter(|at| is_shown(&all[*at])).collect();
+    let left_out = shown.len().saturating_sub(ROWS_MAX);
+    let shown = &shown[..shown.len() - left_out];
+    let events: Vec<&Event> = shown.iter().map(|at| &all[*at]).collect();
+    let events = events.as_slice();
+    let (names, places) = everybody(events.iter().copied());
     let width = LEFT + COLUMN * names.len().max(1) + 40;
     let height = TOP + ROW * (events.len() + 2) + 20;
     let mut svg = format!(
@@ -51,7 +55,7 @@ pub(super) fn draw(events: &[&Event]) -> String {
             escaped(name)
         );
     }
-    lives(&mut svg, events, &names, &places);
+    lives(&mut svg, all, shown, &places);
     arrows(&mut svg, events, &places);
     labels(&mut svg, events, &places);
     if left_out > 0 {
@@ -74,9 +78,8 @@ fn row(at: usize) -> usize {
 }
 
 /// The lines of life, from row to row, in the colour of the state.
-fn lives(svg: &mut String, events: &[&Event], names: &[std::sync::Arc<str>], places: &Places) {
-    let mut current: Vec<(usize, &'static str)> = vec![(0, "#d5d8dc"); names.len()];
-    let end = events.len();
+fn lives(svg: &mut String, all: &[Event], shown: &[usize], places: &Places) {
+    let mut current: Vec<(usize, &'static str)> = vec![(0, "#d5d8dc"); places.len()];
     let draw = |svg: &mut String, place: usize, from: usize, to: usize, colour: &str| {
         if from < to {
             let x = column(place);
@@ -88,19 +91,21 @@ fn lives(svg: &mut String, events: &[&Event], names: &[std::sync::Arc<str>], pla
             );
         }
     };
-    for (at, event) in events.iter().enumerate() {
+    for (at, event) in all.iter().enumerate() {
         let colour = match &event.kind {
             EventKind::ProcessStarted { .. } => colour_of(MemberState::Startup),
             EventKind::ProcessKilled | EventKind::ProcessExited { .. } => "#f2f3f4",
             EventKind::StateChanged { to, .. } => colour_of(*to),
             _ => continue,
         };
-        let place = places[&event.who];
-        let (from, before) = std::mem::replace(&mut current[place], (at, colour));
-        draw(svg, place, from, at, before);
+        let Some(&place) = places.get(&event.who) else { continue };
+        // The row of the event, or of the next one that is shown.
+        let to = shown.partition_point(|shown| *shown < at);
+        let (from, before) = std::mem::replace(&mut current[place], (to, colour));
+        draw(svg, place, from, to, before);
     }
     for (place, (from, colour)) in current.into_iter().enumerate() {
-        draw(svg, place, from, end, colour);
+        draw(svg, place, from, shown.len(), colour);
     }
 }
 
@@ -169,6 +174,15 @@ fn labels(svg: &mut String, events: &[&Event], places: &Places) {
             shown = Some(event.at);
         }
         let text = event.kind.to_string();
+        // What arrives is written where it left; the arrow leads there.
+        if matches!(event.kind, EventKind::MessageReceived { .. }) {
+            let title = escaped(&text);
+            let _ = writeln!(
+                svg,
+                "<circle cx=\"{x}\" cy=\"{y}\" r=\"3\"><title>{title}</title></circle>"
+            );
+            continue;
+        }
         let mut label: String = text.chars().take(LABEL_MAX).collect();
         if label.len() < text.len() {
             label.push('\u{2026}');

@@ -8,12 +8,12 @@ mod lamport;
 mod perfetto;
 mod shiviz;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use causal::causal_past;
 
-use super::{Event, EventKind};
+use super::{Event, EventKind, Filter};
 
 /// A form to draw a run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,13 +35,13 @@ impl ExportFormat {
     ];
 }
 
-/// Draws `events`, which are in the order they happened. Messages that a set sends all day long
-/// (heartbeats, positions, waits for new entries, hellos) are left out unless `routine`.
-pub fn export(events: &[Event], format: ExportFormat, routine: bool) -> String {
-    let shown: Vec<&Event> =
-        events.iter().filter(|event| routine || !is_routine(&event.kind)).collect();
+/// Draws what `filter` shows of `events`, which are in the order they happened. Messages that a set
+/// sends all day long (heartbeats, positions, waits for new entries, hellos) are left out unless `routine`.
+pub fn export(events: &[Event], filter: &Filter, format: ExportFormat, routine: bool) -> String {
+    let is_shown = |event: &Event| filter.shows(event) && (routine || !is_routine(&event.kind));
+    let shown: Vec<&Event> = events.iter().filter(|event| is_shown(event)).collect();
     match format {
-        ExportFormat::LamportSvg => lamport::draw(&shown),
+        ExportFormat::LamportSvg => lamport::draw(events, is_shown),
         ExportFormat::Shiviz => shiviz::write(&shown),
         ExportFormat::Perfetto => perfetto::write(&shown),
     }
@@ -56,16 +56,16 @@ fn is_routine(kind: &EventKind) -> bool {
     )
 }
 
-/// Everybody who appears, in the order they do.
-fn everybody(events: &[&Event]) -> (Vec<Arc<str>>, BTreeMap<Arc<str>, usize>) {
-    let mut names: Vec<Arc<str>> = Vec::new();
-    let mut places = BTreeMap::new();
-    for event in events {
-        if !places.contains_key(&event.who) {
-            places.insert(event.who.clone(), names.len());
-            names.push(event.who.clone());
-        }
-    }
+/// Everybody who appears, members first, and where each of them stands.
+fn everybody<'a>(
+    events: impl IntoIterator<Item = &'a Event>,
+) -> (Vec<Arc<str>>, BTreeMap<Arc<str>, usize>) {
+    let names: BTreeSet<Arc<str>> = events.into_iter().map(|event| event.who.clone()).collect();
+    // A member's name is its address, which has a port.
+    let (mut names, others): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| name.contains(':'));
+    names.extend(others);
+    let places = names.iter().cloned().zip(0..).collect();
     (names, places)
 }
 
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn shiviz_gets_a_vector_clock_for_each_event() {
-        insta::assert_snapshot!(export(&election(), ExportFormat::Shiviz, false), @r#"
+        insta::assert_snapshot!(export(&election(), &Filter::new(), ExportFormat::Shiviz, false), @r#"
         a:27017 {"a:27017":1}
         0.000000 mongod starts on its data
         b:27017 {"b:27017":1}
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn perfetto_gets_json_with_slices_for_states_and_flows_for_messages() {
-        let text = export(&election(), ExportFormat::Perfetto, false);
+        let text = export(&election(), &Filter::new(), ExportFormat::Perfetto, false);
         let read: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
         let events = read["traceEvents"].as_array().expect("with events");
         let of = |phase: &str| events.iter().filter(|event| event["ph"] == phase).count();
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_drawing_has_a_line_of_life_for_each_end_and_an_arrow_for_each_message() {
-        let svg = export(&election(), ExportFormat::LamportSvg, false);
+        let svg = export(&election(), &Filter::new(), ExportFormat::LamportSvg, false);
         assert_eq!(svg.matches("class=\"message\"").count(), 2, "{svg}");
         assert_eq!(svg.matches("class=\"stopped\"").count(), 1, "{svg}");
         assert!(svg.contains("b &lt;thinks&gt; &amp; &quot;waits&quot;"), "{svg}");
@@ -193,8 +193,14 @@ mod tests {
             },
         };
         let events = [heartbeat];
-        assert!(!export(&events, ExportFormat::Shiviz, false).contains("replSetHeartbeat"));
-        assert!(export(&events, ExportFormat::Shiviz, true).contains("replSetHeartbeat"));
+        assert!(
+            !export(&events, &Filter::new(), ExportFormat::Shiviz, false)
+                .contains("replSetHeartbeat")
+        );
+        assert!(
+            export(&events, &Filter::new(), ExportFormat::Shiviz, true)
+                .contains("replSetHeartbeat")
+        );
     }
 
     #[test]

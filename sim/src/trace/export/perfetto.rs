@@ -12,7 +12,7 @@ use crate::trace::{Event, EventKind};
 const HANDLED_NANOS: u64 = 20_000;
 
 pub(super) fn write(events: &[&Event]) -> String {
-    let (names, places) = everybody(events);
+    let (names, places) = everybody(events.iter().copied());
     let end = events.last().map_or(Instant::ZERO, |event| event.at);
     let mut entries: Vec<String> = (1..)
         .zip(&names)

@@ -8,7 +8,7 @@ use super::{everybody, json_string};
 use crate::trace::{Event, EventKind};
 
 pub(super) fn write(events: &[&Event]) -> String {
-    let (names, places) = everybody(events);
+    let (names, places) = everybody(events.iter().copied());
     let mut clocks = vec![vec![0_u64; names.len()]; names.len()];
     let mut sent: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let mut text = String::new();
