@@ -9,10 +9,11 @@ use stepdown_driver::options::{Acknowledgment, ReadConcern, ReadConcernLevel, Wr
 use crate::connection_string::each;
 use crate::discovery::TestFile;
 use crate::json::{same, text};
+use crate::report::Report;
 
 /// The cases of a file of concerns and their documents.
-pub fn documents(file: TestFile) -> Vec<Trial> {
-    each(&file, |_, case| Ok(Box::new(move || run(&case))))
+pub fn documents(file: TestFile, report: &Report) -> Vec<Trial> {
+    each(&file, report, |_, case| Ok(Box::new(move || run(&case))))
 }
 
 fn run(case: &Value) -> Result<(), String> {

@@ -9,22 +9,23 @@ use crate::concern;
 use crate::discovery::TestFile;
 use crate::dns::Resolver;
 use crate::json::{list, same, text};
+use crate::report::Report;
 
 /// The cases of a file of connection strings.
-pub fn plain(file: TestFile) -> Vec<Trial> {
-    each(&file, |_, case| Ok(Box::new(move || run_plain(&case))))
+pub fn plain(file: TestFile, report: &Report) -> Vec<Trial> {
+    each(&file, report, |_, case| Ok(Box::new(move || run_plain(&case))))
 }
 
 /// The cases of a file of credentials.
-pub fn credentials(file: TestFile) -> Vec<Trial> {
-    each(&file, |all, case| match contradicted(all, &case) {
+pub fn credentials(file: TestFile, report: &Report) -> Vec<Trial> {
+    each(&file, report, |all, case| match contradicted(all, &case) {
         Some(reason) => Err(reason),
         None => Ok(Box::new(move || run_credential(&case))),
     })
 }
 
 /// The one case of a file about DNS.
-pub fn seedlist(file: TestFile) -> Trial {
+pub fn seedlist(file: TestFile, report: &Report) -> Trial {
     let json = file.json();
     let Some(resolver) = Resolver::near(&file.path) else {
         return crate::ignored(format!(
@@ -32,7 +33,7 @@ pub fn seedlist(file: TestFile) -> Trial {
             file.name
         ));
     };
-    crate::case(&file, "resolution", move || run_seedlist(&json, &resolver))
+    crate::case(&file, "resolution", report, move || run_seedlist(&json, &resolver))
 }
 
 /// What runs a case.
@@ -41,6 +42,7 @@ pub type Run = Box<dyn FnOnce() -> Result<(), String> + Send>;
 /// One test for each element of `tests`, ignored where there is a reason instead.
 pub fn each(
     file: &TestFile,
+    report: &Report,
     make: impl Fn(&[Value], Value) -> Result<Run, &'static str>,
 ) -> Vec<Trial> {
     let json = file.json();
@@ -54,7 +56,7 @@ pub fn each(
             _ => format!("{description} #{number}"),
         };
         match make(all, case.clone()) {
-            Ok(run) => crate::case(file, &name, run),
+            Ok(run) => crate::case(file, &name, report, run),
             Err(reason) => crate::ignored(format!("{}::{name} ({reason})", file.name)),
         }
     });

@@ -39,6 +39,8 @@ pub enum Format {
     Credential,
     /// Connection strings and what DNS makes of them.
     Seedlist,
+    /// The unified test format.
+    Unified,
     /// Any other, by its name.
     NotRun(&'static str),
 }
@@ -63,8 +65,8 @@ impl TestFile {
             .get("uri")
             .and_then(Value::as_str)
             .is_some_and(|uri| uri.starts_with("mongodb+srv://"));
-        Ok(if has("schemaVersion") {
-            Format::NotRun("unified test format")
+        Ok(if has("schemaVersion") || self.name.starts_with("unified-test-format/") {
+            Format::Unified
         } else if has("phases") && has("uri") {
             Format::Sdam
         } else if has("mocked_topology_state") {

@@ -17,12 +17,13 @@ use stepdown_driver::uri::{ConnectionString, ServerAddress};
 
 use crate::discovery::TestFile;
 use crate::json::{document, integer, list, raw, same, text};
+use crate::report::Report;
 
 /// The one test of a file.
-pub fn trial(file: TestFile) -> Trial {
+pub fn trial(file: TestFile, report: &Report) -> Trial {
     let json = file.json();
     let description = text(&json, "description").unwrap_or("phases").to_owned();
-    crate::case(&file, &description, move || run(&json))
+    crate::case(&file, &description, report, move || run(&json))
 }
 
 fn run(test: &Value) -> Result<(), String> {

@@ -22,29 +22,30 @@ use stepdown_driver::uri::ServerAddress;
 
 use crate::discovery::TestFile;
 use crate::json::{integer, list, text};
+use crate::report::Report;
 
 /// One selection: which servers are suitable, and which of them are near.
-pub fn logic(file: TestFile) -> Trial {
+pub fn logic(file: TestFile, report: &Report) -> Trial {
     let json = file.json();
     let name = format!(
         "{} {}",
         text(&json, "operation").unwrap_or("read"),
         json.get("read_preference").and_then(|p| text(p, "mode")).unwrap_or("default")
     );
-    crate::case(&file, &name, move || run_logic(&json))
+    crate::case(&file, &name, report, move || run_logic(&json))
 }
 
 /// Many selections among servers that run different numbers of operations.
-pub fn in_window(file: TestFile) -> Trial {
+pub fn in_window(file: TestFile, report: &Report) -> Trial {
     let json = file.json();
     let name = text(&json, "description").unwrap_or("frequencies").to_owned();
-    crate::case(&file, &name, move || run_in_window(&json))
+    crate::case(&file, &name, report, move || run_in_window(&json))
 }
 
 /// One more sample enters the mean.
-pub fn round_trip_time(file: TestFile) -> Trial {
+pub fn round_trip_time(file: TestFile, report: &Report) -> Trial {
     let json = file.json();
-    crate::case(&file, "mean", move || run_round_trip_time(&json))
+    crate::case(&file, "mean", report, move || run_round_trip_time(&json))
 }
 
 fn run_logic(test: &Value) -> Result<(), String> {

@@ -1,0 +1,35 @@
+//! Operations on clients.
+
+use std::sync::Arc;
+
+use bson::Bson;
+
+use super::{Call, Performed, Produced, results};
+use crate::unified::entities::ClientEntity;
+
+pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performed {
+    let client = &entity.client;
+    match call.operation.name.as_str() {
+        "close" => {
+            call.finish()?;
+            client.close().await;
+            Ok(Produced::Nothing)
+        }
+        "listDatabases" => {
+            let mut action = client.list_databases();
+            if let Some(filter) = call.arguments.document("filter")? {
+                action = action.filter(filter);
+            }
+            let action = call.in_session(action, |action, session| action.session(session))?;
+            call.finish()?;
+            let databases = action.await?.into_iter().map(results::database).collect();
+            Ok(Produced::Value(Bson::Array(databases)))
+        }
+        // The driver's names are what other drivers make their objects of.
+        "listDatabaseNames" | "listDatabaseObjects" => {
+            call.finish()?;
+            Ok(results::names(client.list_database_names().await?))
+        }
+        _ => Err(call.unsupported("client")),
+    }
+}

@@ -1,0 +1,144 @@
+//! What operations do: one file per kind of object.
+
+mod client;
+mod collection;
+mod cursor;
+mod database;
+mod error;
+mod results;
+mod session;
+pub mod special;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bson::Bson;
+use stepdown_driver::ClientSession;
+
+use super::arguments::Arguments;
+use super::case::{Case, Held};
+use super::entities::Entity;
+use super::matching::matches;
+use super::{Failure, Operation};
+
+/// What an operation gives back.
+pub enum Produced {
+    /// Nothing.
+    Nothing,
+    /// A value.
+    Value(Bson),
+    /// Something that can be saved, and cannot be looked at.
+    Entity(Entity),
+}
+
+/// What came of an operation.
+pub type Performed = Result<Produced, Failure>;
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An operation under way.
+pub struct Call<'a> {
+    pub case: &'a Arc<Case>,
+    pub operation: &'a Operation,
+    pub arguments: Arguments,
+    pub held: Held<'a>,
+}
+
+impl Call<'_> {
+    /// Hands the session the operation names, if it names one, to `use_it` with `value`; without a
+    /// session `value` comes back as it is.
+    pub fn in_session<T>(
+        &mut self,
+        value: T,
+        use_it: impl FnOnce(T, &ClientSession) -> T,
+    ) -> Result<T, Failure> {
+        let Some(name) = self.arguments.text("session")? else { return Ok(value) };
+        if let Some((held, session)) = self.held
+            && held == name
+        {
+            return Ok(use_it(value, session));
+        }
+        self.case.entities.session(&name)?.with(|session| use_it(value, session))
+    }
+
+    /// Refuses arguments nobody took.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        let of = self.arguments.of().to_owned();
+        std::mem::replace(&mut self.arguments, Arguments::new(&of, bson::Document::new())).finish()
+    }
+
+    /// The object has no such operation.
+    pub fn unsupported(&self, object: &str) -> Failure {
+        let name = &self.operation.name;
+        Failure::test(format!("{name} on a {object} is not supported by the driver yet"))
+    }
+}
+
+/// Does an operation and checks what came of it. A driver's error comes back even if it was expected
+/// while a transaction's callback `held` its session: the transaction has to hear of it.
+pub fn operation<'a>(
+    case: &'a Arc<Case>,
+    operation: &'a Operation,
+    held: Held<'a>,
+) -> Boxed<'a, Result<(), Failure>> {
+    Box::pin(async move {
+        if operation.object == "testRunner" {
+            return special::perform(case, operation).await;
+        }
+        let arguments = Arguments::new(&operation.name, operation.arguments.clone());
+        let call = Call { case, operation, arguments, held };
+        let performed = match case.entities.get(&operation.object)? {
+            Entity::Client(client) => client::perform(call, &client).await,
+            Entity::Database(database) => database::perform(call, &database).await,
+            Entity::Collection(collection) => collection::perform(call, &collection).await,
+            Entity::Session(session) => session::perform(call, &session).await,
+            Entity::Cursor(cursor) => cursor::perform(call, &cursor).await,
+            _ => Err(Failure::test(format!("{} has no operations", operation.object))),
+        };
+        judge(case, operation, performed, held.is_some())
+    })
+}
+
+fn judge(
+    case: &Arc<Case>,
+    operation: &Operation,
+    performed: Performed,
+    propagate: bool,
+) -> Result<(), Failure> {
+    let produced = match performed {
+        Err(Failure::Test(message)) => return Err(Failure::Test(message)),
+        Err(Failure::Driver(error)) => {
+            if let Some(expected) = &operation.expect_error {
+                error::check(expected, &error, &case.entities)
+                    .map_err(|problem| Failure::test(format!("{problem}; the error is {error}")))?;
+            } else if !operation.ignore_outcome && !propagate {
+                return Err(Failure::test(format!("unexpected error: {error}")));
+            }
+            return if propagate { Err(Failure::Driver(error)) } else { Ok(()) };
+        }
+        Ok(produced) => produced,
+    };
+    if operation.ignore_outcome {
+        return Ok(());
+    }
+    if let Some(expected) = &operation.expect_error {
+        return Err(Failure::test(format!("expected an error: {expected}")));
+    }
+    if let Some(expected) = &operation.expect_result {
+        let found = match &produced {
+            Produced::Value(value) => Some(value),
+            _ => None,
+        };
+        matches(expected, found, true, &case.entities).map_err(Failure::Test)?;
+    }
+    if let Some(name) = &operation.save_as {
+        let entity = match produced {
+            Produced::Value(value) => Entity::Value(value),
+            Produced::Entity(entity) => entity,
+            Produced::Nothing => return Err(Failure::test("there is no result to be saved")),
+        };
+        case.entities.insert(name, entity)?;
+    }
+    Ok(())
+}
