@@ -4,7 +4,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::{
     Flags, HEADER_SIZE_BYTES, MAX_MESSAGE_SIZE_BYTES, Message, OP_COMPRESSED, OP_MSG, OP_QUERY,
-    OP_REPLY, WireError, crc32c,
+    OP_REPLY, WireError, compression, crc32c,
 };
 
 /// Document sequences of one message: no command has more than two, and each is compared with all
@@ -117,27 +117,10 @@ fn parse(frame: &[u8]) -> Result<Message, WireError> {
     let mut bytes = Bytes { frame, at: 4, end: frame.len() };
     let request_id = bytes.i32("request id")?;
     let response_to = bytes.i32("response to")?;
-    let mut opcode = bytes.i32("opcode")?;
+    let opcode = bytes.i32("opcode")?;
     if opcode == OP_COMPRESSED {
-        opcode = bytes.i32("original opcode")?;
-        let size = bytes.i32("uncompressed size")?;
-        let compressor = bytes.u8("compressor")?;
-        if compressor != 0 {
-            let name = match compressor {
-                1 => "snappy",
-                2 => "zlib",
-                3 => "zstd",
-                _ => "unknown",
-            };
-            return Err(WireError::Compressor { id: compressor, name });
-        }
-        if usize::try_from(size).ok() != Some(bytes.left()) {
-            return Err(bytes
-                .malformed(format!("uncompressed size {size} but {} bytes follow", bytes.left())));
-        }
-        if opcode == OP_COMPRESSED {
-            return Err(bytes.malformed("OP_COMPRESSED inside OP_COMPRESSED"));
-        }
+        // What is inside is no OP_COMPRESSED again.
+        return parse(&compression::unwrap(frame)?);
     }
     let mut message = Message::new(request_id, response_to, RawDocumentBuf::new());
     match opcode {

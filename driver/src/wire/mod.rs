@@ -1,15 +1,17 @@
 //! Bytes to messages and back: the MongoDB wire protocol.
 //!
 //! Both ends use this room: the driver, the simulated mongod and whatever serves one on real
-//! sockets. It knows OP_MSG (2013), OP_COMPRESSED (2012) with the noop compressor, and the OP_QUERY /
+//! sockets. It knows OP_MSG (2013), OP_COMPRESSED (2012) with the compressors that are built in, and the OP_QUERY /
 //! OP_REPLY pair that older drivers still use for their first hello. Nothing here does I/O: bytes are
 //! fed to a [`FrameReader`] and written to a `Vec<u8>`.
 
+mod compression;
 mod crc32c;
 mod frame;
 
 use bson::{RawDocument, RawDocumentBuf};
 
+pub use self::compression::{compress, is_compressible, is_compressor_built_in};
 pub use self::frame::FrameReader;
 
 /// The largest message either side may send, header included, in bytes
@@ -220,8 +222,8 @@ pub enum WireError {
         /// What its bytes say.
         computed: u32,
     },
-    /// A compressor other than noop.
-    #[error("OP_COMPRESSED uses compressor {id} ({name}), which is not supported")]
+    /// A compressor nobody knows, or one this build was made without.
+    #[error("OP_COMPRESSED uses compressor {id} ({name}), which is not built in")]
     Compressor {
         /// Its number on the wire.
         id: u8,
@@ -311,8 +313,8 @@ mod tests {
         };
         assert_eq!(read_one(&wrap(0)), read_one(&plain));
         assert_eq!(
-            read_one(&wrap(2)).unwrap_err().to_string(),
-            "OP_COMPRESSED uses compressor 2 (zlib), which is not supported"
+            read_one(&wrap(9)).unwrap_err().to_string(),
+            "OP_COMPRESSED uses compressor 9 (unknown), which is not built in"
         );
     }
 
