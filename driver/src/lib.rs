@@ -23,6 +23,22 @@
 //! # }
 //! ```
 //!
+//! # Features
+//!
+//! | feature | default | gives | crates with it alone |
+//! |---|---|---|---|
+//! | (none) | | the core, for a transport of your own | 42 |
+//! | `auth` | yes | SCRAM-SHA-1, SCRAM-SHA-256, MONGODB-X509 | 60 |
+//! | `tcp` | yes | real sockets on tokio: TCP, Unix domain sockets | 46 |
+//! | `tls` | yes | TLS 1.2 and 1.3 with rustls, over any transport | 52 |
+//! | `snappy`, `zlib`, `zstd` | | the compressors of OP_COMPRESSED | 43, 47, 45 |
+//! | `srv` | | real DNS for `mongodb+srv://` | 110 |
+//!
+//! Thirty-nine of the crates without features are `bson` and what it cannot be built without; the driver
+//! adds `futures-core`, `percent-encoding`, and itself is not counted. Seven of them run at build time
+//! alone. (`cargo tree -p stepdown-driver --no-default-features -e normal --prefix none`, each name and
+//! version once.)
+//!
 //! # Rooms
 //!
 //! What decides is pure and takes the time as an argument: `sdam` (what is believed), `selection`, the
@@ -30,6 +46,8 @@
 //! own future: it borrows a connection, writes and reads on the caller's task, and gives it back.
 //! Dropping such a future is safe: if its reply is still owed, the next borrower reads it first.
 
+#[cfg(feature = "auth")]
+pub mod auth;
 pub mod client;
 mod connection;
 pub mod error;

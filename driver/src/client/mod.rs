@@ -34,7 +34,7 @@ pub use self::session::{ClientSession, SessionOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Cluster, Reply, ServerStats, execute};
 use crate::operation::{Command, integer, list_databases, run_command};
-use crate::options::{ClientOptions, SelectionCriteria, Tls};
+use crate::options::{ClientOptions, SelectionCriteria};
 use crate::sdam::TopologyDescription;
 use crate::session::{SessionSlot, SharedSession};
 use crate::time::Instant;
@@ -135,7 +135,8 @@ impl Client {
     ///
     /// # Errors
     /// `InvalidArgument` for options that contradict each other, or ask for what is not supported:
-    /// credentials, TLS, a proxy, a load balancer, `timeoutMS`.
+    /// a proxy, a load balancer, `timeoutMS`; or for what this build was made without: see the
+    /// features. `InvalidTlsConfig` for certificates that cannot be read.
     pub fn with_transport(
         options: impl IntoClientOptions,
         transport: Arc<dyn Transport>,
@@ -143,7 +144,7 @@ impl Client {
         let options = options.into_client_options()?;
         options.validate()?;
         refuse_unsupported(&options)?;
-        let cluster = Cluster::new(transport, options);
+        let cluster = Cluster::new(transport, options)?;
         cluster.open();
         Ok(Client { handle: Arc::new(Handle { cluster }) })
     }
@@ -364,12 +365,6 @@ fn refuse_unsupported(options: &ClientOptions) -> Result<()> {
     let refuse = |what: &str| {
         Err(Error::invalid_argument(format!("{what} is not supported by this driver yet")))
     };
-    if options.credential.is_some() {
-        return refuse("authentication (a user name, password or authMechanism)");
-    }
-    if matches!(options.tls, Some(Tls::Enabled(_))) {
-        return refuse("TLS (tls=true)");
-    }
     if options.proxy.is_some() {
         return refuse("a SOCKS5 proxy (proxyHost)");
     }

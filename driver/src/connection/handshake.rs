@@ -1,27 +1,47 @@
 //! The first exchange on a connection: who we are, and what the server says of itself.
 //!
 //! Implements the handshake specification: the legacy command name with `helloOk` first, sent as
-//! OP_MSG, with client metadata of at most 512 bytes.
+//! OP_MSG, with client metadata of at most 512 bytes. Connections of operations are authenticated with
+//! it; those of monitors are not.
 
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::Connection;
+#[cfg(feature = "auth")]
+use crate::auth::Authenticator;
 use crate::error::{Error, Result};
 use crate::operation::BodyWriter;
-use crate::options::ClientOptions;
+use crate::options::{ClientOptions, Compressor, Tls};
 use crate::time::Instant;
 use crate::transport::Transport;
+#[cfg(feature = "tls")]
+use crate::transport::tls::TlsConnector;
 use crate::uri::ServerAddress;
 use crate::wire;
 
 /// The largest client metadata a server takes, in bytes.
 const MAX_METADATA_BYTES: usize = 512;
 
-/// What is said on opening a connection, made once per client.
-#[derive(Clone, Debug)]
+/// How a connection is opened and what is said on it, made once per client.
+#[derive(Debug)]
 pub(crate) struct Greeting {
+    /// The hello, but for what is added for authentication.
     body: Vec<u8>,
+    compressors: Vec<Compressor>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsConnector>,
+    #[cfg(feature = "auth")]
+    authenticator: Option<Authenticator>,
+}
+
+/// Why a connection could not be established.
+#[derive(Debug)]
+pub(crate) struct Unestablished {
+    /// What happened.
+    pub(crate) error: Error,
+    /// Whether the server had been greeted and was asked to authenticate the user.
+    pub(crate) authenticating: bool,
 }
 
 /// What of a server's hello reply decides how to talk to it.
@@ -64,7 +84,26 @@ impl ServerTraits {
 
 impl Greeting {
     /// The greeting of a client with these options.
-    pub(crate) fn new(options: &ClientOptions) -> Self {
+    ///
+    /// # Errors
+    /// `InvalidArgument` and `InvalidTlsConfig` for options that cannot be used, or that this build of
+    /// the driver was made without.
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self> {
+        let lacking = |what: &str, feature: &str| {
+            Err(Error::invalid_argument(format!(
+                "{what} needs the driver's feature \"{feature}\", which is off"
+            )))
+        };
+        if cfg!(not(feature = "auth")) && options.credential.is_some() {
+            return lacking("authentication", "auth");
+        }
+        if cfg!(not(feature = "tls")) && matches!(options.tls, Some(Tls::Enabled(_))) {
+            return lacking("TLS", "tls");
+        }
+        let compressors = options.compressors.clone().unwrap_or_default();
+        if let Some(absent) = compressors.iter().find(|one| !wire::is_compressor_built_in(one)) {
+            return lacking(&format!("the compressor {}", absent.name()), absent.name());
+        }
         let mut body = Vec::new();
         let mut writer = BodyWriter::new(&mut body);
         let modern = options.server_api.is_some();
@@ -72,10 +111,55 @@ impl Greeting {
         writer.bool("helloOk", true);
         writer.string("backpressure", "2");
         add_server_api(&mut writer, options);
+        if !compressors.is_empty() {
+            writer.array("compression", |names| {
+                for (at, compressor) in compressors.iter().enumerate() {
+                    names.string(&at.to_string(), compressor.name());
+                }
+            });
+        }
         writer.document("client", &client_metadata(options));
         writer.string("$db", "admin");
         writer.finish();
-        Greeting { body }
+        Ok(Greeting {
+            body,
+            compressors,
+            #[cfg(feature = "tls")]
+            tls: match &options.tls {
+                Some(Tls::Enabled(settings)) => Some(TlsConnector::new(settings)?),
+                _ => None,
+            },
+            #[cfg(feature = "auth")]
+            authenticator: match &options.credential {
+                Some(credential) => {
+                    Some(Authenticator::new(credential, options.default_database.as_deref())?)
+                }
+                None => None,
+            },
+        })
+    }
+
+    /// Opens a connection, in TLS if the client uses it; nothing is said on it yet.
+    ///
+    /// # Errors
+    /// `Io`, about the server at `address`.
+    pub(crate) async fn open(
+        &self,
+        transport: &dyn Transport,
+        address: &ServerAddress,
+        by: Instant,
+    ) -> Result<Connection> {
+        let mut connection = Connection::open(transport, address, by).await?;
+        connection.set_deadline(by);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls
+            && address.port().is_some()
+        {
+            let shaken = tls.connect(connection.stream, address.host()).await;
+            connection.stream =
+                shaken.map_err(|error| Error::from(error).at(connection.address.clone()))?;
+        }
+        Ok(connection)
     }
 
     /// Sends the greeting and reads the reply, which must be an `ok: 1`.
@@ -87,35 +171,103 @@ impl Greeting {
         connection: &mut Connection,
         request_id: i32,
     ) -> Result<RawDocumentBuf> {
-        let out = connection.request_buffer();
-        let start = wire::begin(out, request_id, 0, wire::OP_MSG);
-        out.extend_from_slice(&[0; 5]);
-        out.extend_from_slice(&self.body);
-        wire::finish(out, start);
-        connection.send(request_id, true).await?;
-        let reply = connection.receive().await?.body;
-        if let Some(error) = Error::from_command_reply(&reply) {
-            return Err(error.at(connection.address.clone()));
-        }
+        self.say_hello(connection, request_id, &self.body).await
+    }
+
+    async fn say_hello(
+        &self,
+        connection: &mut Connection,
+        request_id: i32,
+        hello: &[u8],
+    ) -> Result<RawDocumentBuf> {
+        let reply = command(connection, request_id, hello).await?;
         connection.traits = ServerTraits::from_hello(&reply);
+        connection.compressor = self.agreed_compressor(&reply);
         Ok(reply)
     }
 
-    /// Opens a connection and greets the server on it, all until `by`.
+    /// The first of the client's compressors that the server has, too.
+    fn agreed_compressor(&self, reply: &RawDocument) -> Option<Compressor> {
+        if self.compressors.is_empty() {
+            return None;
+        }
+        let offered = reply.get_array("compression").ok()?;
+        let offers = |compressor: &&Compressor| {
+            offered
+                .into_iter()
+                .any(|one| matches!(one, Ok(RawBsonRef::String(name)) if name == compressor.name()))
+        };
+        self.compressors.iter().find(offers).cloned()
+    }
+
+    /// Opens a connection, greets the server on it and authenticates the user, all until `by`.
     ///
     /// # Errors
-    /// As [`Connection::open`] and [`Greeting::exchange`].
+    /// As [`Greeting::open`] and [`Greeting::exchange`], and `Authentication`.
     pub(crate) async fn establish(
         &self,
         transport: &dyn Transport,
         address: &ServerAddress,
         by: Instant,
-        request_id: i32,
-    ) -> Result<(Connection, RawDocumentBuf)> {
-        let mut connection = Connection::open(transport, address, by).await?;
-        connection.set_deadline(by);
-        let reply = self.exchange(&mut connection, request_id).await?;
-        Ok((connection, reply))
+        mut next_request_id: impl FnMut() -> i32,
+    ) -> std::result::Result<Connection, Unestablished> {
+        let before = |error| Unestablished { error, authenticating: false };
+        let mut connection = self.open(transport, address, by).await.map_err(before)?;
+        #[cfg(feature = "auth")]
+        if let Some(authenticator) = &self.authenticator {
+            let mut random = || transport.random();
+            let mut hello = Vec::with_capacity(self.body.len() + 256);
+            let mut writer = BodyWriter::new(&mut hello);
+            writer.elements_of(&self.body);
+            let speculated =
+                authenticator.add_to_hello(&mut writer, &mut random).map_err(before)?;
+            writer.finish();
+            let reply =
+                self.say_hello(&mut connection, next_request_id(), &hello).await.map_err(before)?;
+            let address = connection.address.clone();
+            let during = |error: Error| Unestablished {
+                error: error.at(address.clone()),
+                authenticating: true,
+            };
+            let (mut conversation, mut next) =
+                authenticator.after_hello(&reply, speculated, &mut random).map_err(during)?;
+            while let Some(step) = next {
+                let mut body = Vec::with_capacity(step.as_bytes().len() + 32);
+                let mut writer = BodyWriter::new(&mut body);
+                writer.elements_of(step.as_bytes());
+                writer.string("$db", authenticator.source());
+                writer.finish();
+                let reply = command(&mut connection, next_request_id(), &body).await;
+                let reply = reply.map_err(|error| {
+                    // A server that is going away has not refused the user.
+                    let passing = error.is_network() || error.is_retryable_read();
+                    during(if passing { error } else { conversation.refused(&error) })
+                })?;
+                next = conversation.step(&reply).map_err(during)?;
+            }
+            return Ok(connection);
+        }
+        self.exchange(&mut connection, next_request_id()).await.map_err(before)?;
+        Ok(connection)
+    }
+}
+
+/// Sends a command and reads its reply, which must be an `ok: 1`.
+async fn command(
+    connection: &mut Connection,
+    request_id: i32,
+    body: &[u8],
+) -> Result<RawDocumentBuf> {
+    let out = connection.request_buffer();
+    let start = wire::begin(out, request_id, 0, wire::OP_MSG);
+    out.extend_from_slice(&[0; 5]);
+    out.extend_from_slice(body);
+    wire::finish(out, start);
+    connection.send(request_id, true).await?;
+    let reply = connection.receive().await?.body;
+    match Error::from_command_reply(&reply) {
+        Some(error) => Err(error.at(connection.address.clone())),
+        None => Ok(reply),
     }
 }
 

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::lock;
 use crate::time::Instant;
 use crate::transport::{Stream, Transport};
 use crate::uri::ServerAddress;
-use crate::wire::{Flags, FrameReader, Message};
+use crate::wire::{self, Flags, FrameReader, Message};
 
-pub(crate) use self::handshake::{Greeting, ServerTraits, add_server_api};
+pub(crate) use self::handshake::{Greeting, ServerTraits, Unestablished, add_server_api};
+use crate::options::Compressor;
 
 /// How much is read at least at one time, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -69,6 +70,8 @@ pub(crate) struct Connection {
     pub(crate) traits: ServerTraits,
     /// Interrupts it from elsewhere.
     pub(crate) interrupt: Arc<Interrupt>,
+    /// What requests are compressed with, agreed on when it was opened.
+    compressor: Option<Compressor>,
     address: ServerAddress,
     stream: Box<dyn Stream>,
     reader: FrameReader,
@@ -96,6 +99,7 @@ impl Connection {
             generation: 0,
             traits: ServerTraits::default(),
             interrupt: Arc::default(),
+            compressor: None,
             address: address.clone(),
             stream,
             reader: FrameReader::new(),
@@ -123,6 +127,22 @@ impl Connection {
     /// What was written into the request buffer.
     pub(crate) fn request_bytes(&self) -> &[u8] {
         &self.out
+    }
+
+    /// Compresses what is in the request buffer, the command `name`, if that was agreed on.
+    ///
+    /// # Errors
+    /// `Internal` if the compressor fails.
+    pub(crate) fn compress_request(&mut self, name: &str) -> Result<()> {
+        let Some(compressor) = &self.compressor else { return Ok(()) };
+        if !wire::is_compressible(name) {
+            return Ok(());
+        }
+        let mut packed = Vec::with_capacity(self.out.len() / 2);
+        wire::compress(&self.out, compressor, &mut packed)
+            .map_err(|error| Error::new(ErrorKind::Internal { message: error.to_string() }))?;
+        self.out = packed;
+        Ok(())
     }
 
     /// The server.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 
+use super::srv::poll_srv;
 use super::stats::Counters;
 use crate::connection::add_server_api;
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +99,11 @@ struct ObjectIds {
 
 impl Cluster {
     /// A cluster that has not begun to look at its deployment.
-    pub(crate) fn new(transport: Arc<dyn Transport>, options: ClientOptions) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// As [`PoolContext::new`].
+    pub(crate) fn new(transport: Arc<dyn Transport>, options: ClientOptions) -> Result<Arc<Self>> {
+        let pools = Arc::new(PoolContext::new(transport.clone(), &options)?);
         let random = transport.random().to_be_bytes();
         let ids = ObjectIds {
             process: [random[0], random[1], random[2], random[3], random[4]],
@@ -107,8 +112,8 @@ impl Cluster {
         let id = ids.next(transport.unix_millis());
         let topology = Topology::new(id, TopologyOptions::from(&options));
         let description = topology.description().clone();
-        Arc::new(Cluster {
-            pools: Arc::new(PoolContext::new(transport.clone(), &options)),
+        Ok(Arc::new(Cluster {
+            pools,
             state: Mutex::new(State { topology, servers: Servers::new() }),
             snapshot: RwLock::new(Snapshot { description, servers: Arc::default() }),
             changed: Signal::default(),
@@ -120,12 +125,20 @@ impl Cluster {
             monitors_lost: AtomicBool::new(false),
             options,
             transport,
-        })
+        }))
     }
 
     /// Begins to look at the seeds.
     pub(crate) fn open(self: &Arc<Self>) {
         self.learn(|topology, effects| topology.open(effects));
+        if let Some(host) = &self.options.srv_host {
+            poll_srv(self, host);
+        }
+    }
+
+    /// Takes a new answer of DNS.
+    pub(super) fn on_srv(self: &Arc<Self>, hosts: &[ServerAddress]) {
+        self.learn(|topology, effects| topology.on_srv(hosts, effects));
     }
 
     /// Stops everything. Operations under way fail or end.

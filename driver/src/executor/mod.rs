@@ -7,6 +7,7 @@
 mod cluster;
 mod envelope;
 mod retry;
+mod srv;
 mod stats;
 
 use std::sync::Arc;
@@ -184,6 +185,9 @@ impl Operation<'_> {
         let began = self.cluster.now();
         lease.set_deadline(timeout.map_or(Instant::NEVER, |timeout| began + timeout));
         let started = self.tell_started(&mut lease, request_id);
+        if let Err(error) = lease.compress_request(&self.command.name) {
+            return Err((Phase::CheckOut, error, None));
+        }
         let exchanged = exchange(&mut lease, request_id, replies).await;
         let body = match exchanged {
             Ok(body) => body,

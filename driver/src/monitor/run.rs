@@ -275,8 +275,7 @@ async fn connect(
     by: Instant,
 ) -> Result<(Connection, RawDocumentBuf, std::time::Duration)> {
     let context = cluster.pools();
-    let mut connection = Connection::open(cluster.transport(), address, by).await?;
-    connection.set_deadline(by);
+    let mut connection = context.greeting.open(cluster.transport(), address, by).await?;
     let asked = cluster.now();
     let reply = context.greeting.exchange(&mut connection, context.next_request_id()).await?;
     Ok((connection, reply, cluster.now() - asked))

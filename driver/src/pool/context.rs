@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Limits;
 use crate::connection::Greeting;
+use crate::error::Result;
 use crate::event::{CmapEvent, ConnectionPoolOptions, EventHandler};
 use crate::options::{ClientOptions, DEFAULT_MAX_CONNECTING};
 use crate::transport::Transport;
@@ -24,10 +25,13 @@ pub(crate) struct PoolContext {
 
 impl PoolContext {
     /// What `options` say about pools.
-    pub(crate) fn new(transport: Arc<dyn Transport>, options: &ClientOptions) -> Self {
+    ///
+    /// # Errors
+    /// As [`Greeting::new`].
+    pub(crate) fn new(transport: Arc<dyn Transport>, options: &ClientOptions) -> Result<Self> {
         let non_zero = |time: Option<Duration>| time.filter(|time| !time.is_zero());
-        PoolContext {
-            greeting: Greeting::new(options),
+        Ok(PoolContext {
+            greeting: Greeting::new(options)?,
             request_ids: AtomicI32::new(0),
             events: options.cmap_event_handler.clone(),
             connect_timeout: options.connect_timeout_or_default(),
@@ -46,7 +50,7 @@ impl PoolContext {
                 wait_queue_timeout: options.wait_queue_timeout,
             },
             transport,
-        }
+        })
     }
 
     /// The next request identifier of this client.

@@ -19,7 +19,7 @@ pub use self::book::PoolCounts;
 use self::book::{CheckOut, CloseReason, Dial, Lease as Granted, Outcome, PoolBook, PoolState};
 pub(crate) use self::context::PoolContext;
 pub(crate) use self::lease::Lease;
-use crate::connection::{Connection, Interrupt};
+use crate::connection::{Connection, Interrupt, Unestablished};
 use crate::error::{Error, ErrorKind, Result, labels};
 use crate::event::{
     CmapEvent, ConnectionCheckedInEvent, ConnectionCheckedOutEvent, ConnectionCheckoutFailedEvent,
@@ -408,12 +408,12 @@ impl Pool {
         let context = &*self.context;
         let opened = context
             .greeting
-            .establish(&*context.transport, &self.address, by, context.next_request_id())
+            .establish(&*context.transport, &self.address, by, || context.next_request_id())
             .await;
         let mut connection = match opened {
-            Ok((connection, _)) => Box::new(connection),
-            Err(error) => {
-                let error = label_overload(error);
+            Ok(connection) => Box::new(connection),
+            Err(Unestablished { error, authenticating }) => {
+                let error = if authenticating { error } else { label_overload(error) };
                 self.tell_connection_closed(dial.id, CloseReason::Error, Some(&error));
                 return Err(error);
             }

@@ -92,7 +92,7 @@ fn run(test: &Value) -> std::result::Result<(), String> {
     options.max_idle_time = millis("maxIdleTimeMS");
     options.wait_queue_timeout = millis("waitQueueTimeoutMS");
     let transport = outside.clone() as Arc<dyn Transport>;
-    let context = Arc::new(PoolContext::new(transport.clone(), &options));
+    let context = Arc::new(PoolContext::new(transport.clone(), &options).unwrap());
     let pool = Pool::new(ServerAddress::new("a", 27017), context);
     let interval = given["backgroundThreadIntervalMS"].as_i64().unwrap_or(50);
     if let Ok(interval) = u64::try_from(interval) {

@@ -4,7 +4,11 @@
 //! simulated world (crate `stepdown`). A third party can write another.
 
 #[cfg(feature = "tcp")]
+mod race;
+#[cfg(feature = "tcp")]
 pub mod tcp;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 use std::future::Future;
 use std::io;

@@ -7,23 +7,28 @@
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
+use super::race::{ATTEMPT_DELAY, first_to_connect, interleaved};
 use super::{BoxFuture, SrvRecords, Stream, Transport};
 use crate::sync::lock;
 use crate::time::Instant;
 use crate::uri::ServerAddress;
 
 /// Real sockets, clocks and tasks.
+///
+/// A host of several addresses is tried as RFC 8305 says ("happy eyeballs"): the families take turns, and
+/// an attempt that is silent for 250 ms gets company.
 ///
 /// It belongs to no runtime: whatever it does, it does on the tokio runtime of whoever calls, so one
 /// client may be used from several runtimes one after another. Outside of any runtime, tasks go to the
@@ -44,6 +49,34 @@ impl TcpTransport {
             draws: AtomicU64::new(0),
             last_runtime: Mutex::new(None),
         }
+    }
+
+    /// A socket as the driver sees it.
+    fn link<S: Socket>(&self, stream: S) -> Box<dyn Stream> {
+        Box::new(Link { stream, epoch: self.epoch, deadline: None, timer: None })
+    }
+
+    /// Connects to a Unix domain socket.
+    #[cfg(unix)]
+    async fn connect_to_file(
+        &self,
+        path: &str,
+        until: tokio::time::Instant,
+    ) -> io::Result<Box<dyn Stream>> {
+        let stream = tokio::time::timeout_at(until, tokio::net::UnixStream::connect(path))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(self.link(stream))
+    }
+
+    #[cfg(not(unix))]
+    async fn connect_to_file(
+        &self,
+        _path: &str,
+        _until: tokio::time::Instant,
+    ) -> io::Result<Box<dyn Stream>> {
+        let what = "this system has no Unix domain sockets";
+        Err(io::Error::new(io::ErrorKind::Unsupported, what))
     }
 
     /// The runtime to work on.
@@ -106,31 +139,69 @@ impl Transport for TcpTransport {
             if Handle::try_current().is_err() {
                 return Err(io::Error::other("not called from within a tokio runtime"));
             }
-            let Some(port) = to.port() else {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "Unix domain sockets are not supported",
-                ));
+            let until = tokio_instant(self.epoch, by);
+            let Some(port) = to.port() else { return self.connect_to_file(to.host(), until).await };
+            let opening = async {
+                let addresses = tokio::net::lookup_host((to.host(), port)).await?;
+                let delay = || tokio::time::sleep(ATTEMPT_DELAY);
+                first_to_connect(interleaved(addresses), TcpStream::connect, delay).await
             };
-            let opening = TcpStream::connect((to.host(), port));
-            let stream = tokio::time::timeout_at(tokio_instant(self.epoch, by), opening)
+            let stream = tokio::time::timeout_at(until, opening)
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             stream.set_nodelay(true)?;
             set_keepalive(&stream)?;
-            Ok(Box::new(TcpLink { stream, epoch: self.epoch, deadline: None, timer: None })
-                as Box<dyn Stream>)
+            Ok(self.link(stream))
         })
     }
 
     fn resolve_srv<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<SrvRecords>> {
-        Box::pin(async move {
-            Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("this transport has no resolver for SRV records, so {name} stays unknown"),
-            ))
-        })
+        Box::pin(look_up(name))
     }
+}
+
+/// Asks the system's name servers.
+#[cfg(feature = "srv")]
+async fn look_up(name: &str) -> io::Result<SrvRecords> {
+    use hickory_resolver::TokioResolver;
+    use hickory_resolver::proto::rr::{RData, RecordType};
+
+    let resolver = TokioResolver::builder_tokio()
+        .and_then(|builder| builder.build())
+        .map_err(io::Error::other)?;
+    // A name of a connection string is whole: no search domain is added to it.
+    let whole = |name: &str| format!("{}.", name.trim_end_matches('.'));
+    let mut records = SrvRecords::default();
+    let found = resolver.lookup(whole(name), RecordType::SRV).await.map_err(io::Error::other)?;
+    for record in found.answers() {
+        if let RData::SRV(srv) = &record.data {
+            records.hosts.push((srv.target.to_utf8(), srv.port));
+        }
+    }
+    // The TXT record is that of the host name, without service and protocol.
+    let host = name.splitn(3, '.').nth(2).unwrap_or(name);
+    match resolver.lookup(whole(host), RecordType::TXT).await {
+        Ok(found) => {
+            for record in found.answers() {
+                if let RData::TXT(txt) = &record.data {
+                    let text: Vec<u8> =
+                        txt.txt_data.iter().flat_map(|part| part.to_vec()).collect();
+                    records.texts.push(String::from_utf8_lossy(&text).into_owned());
+                }
+            }
+        }
+        Err(error) if error.is_no_records_found() || error.is_nx_domain() => {}
+        Err(error) => return Err(io::Error::other(error)),
+    }
+    Ok(records)
+}
+
+#[cfg(not(feature = "srv"))]
+async fn look_up(name: &str) -> io::Result<SrvRecords> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("looking up {name} needs the driver's feature \"srv\", which is off"),
+    ))
 }
 
 /// Lets the operating system notice a peer that vanished: first probe after two minutes of silence,
@@ -148,9 +219,39 @@ fn tokio_instant(epoch: std::time::Instant, at: Instant) -> tokio::time::Instant
     (epoch + Duration::from_nanos(at.as_nanos()).min(far)).into()
 }
 
+/// What the driver needs of a socket of tokio, whatever its family.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// What is there to be read now, without taking it.
+    fn peek_now(&self) -> io::Result<usize>;
+}
+
+impl Socket for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn peek_now(&self) -> io::Result<usize> {
+        let peek = || socket2::SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        self.try_io(Interest::READABLE, peek)
+    }
+}
+
+#[cfg(unix)]
+impl Socket for tokio::net::UnixStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn peek_now(&self) -> io::Result<usize> {
+        let peek = || socket2::SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        self.try_io(Interest::READABLE, peek)
+    }
+}
+
 /// One socket and its one deadline.
-struct TcpLink {
-    stream: TcpStream,
+struct Link<S> {
+    stream: S,
     epoch: std::time::Instant,
     deadline: Option<Instant>,
     /// Armed for some moment at or before the deadline, and moved only when it fires or when the
@@ -158,7 +259,7 @@ struct TcpLink {
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl TcpLink {
+impl<S> Link<S> {
     /// Ready with an error once the deadline has passed; otherwise the task is woken then.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let Some(deadline) = self.deadline else { return Poll::Pending };
@@ -188,7 +289,7 @@ impl TcpLink {
     }
 }
 
-impl Stream for TcpLink {
+impl<S: Socket> Stream for Link<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.stream).poll_write(cx, bytes) {
             Poll::Ready(result) => Poll::Ready(result),
@@ -210,12 +311,12 @@ impl Stream for TcpLink {
 
     fn is_dirty(&mut self) -> bool {
         // A socket of a runtime that is gone says so here, too.
-        match self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+        match self.stream.poll_readable(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => false,
             Poll::Ready(Err(_)) => true,
             Poll::Ready(Ok(())) => {
-                // It may only have been readable: ask the socket itself.
-                let blocked = self.stream.try_read(&mut [0]).err().map(|error| error.kind());
+                // It may only have been readable: ask the socket itself, without taking anything.
+                let blocked = self.stream.peek_now().err().map(|error| error.kind());
                 blocked != Some(io::ErrorKind::WouldBlock)
             }
         }

@@ -12,6 +12,7 @@ mod srv;
 use std::fmt;
 
 pub use address::{DEFAULT_PORT, ServerAddress};
+pub(crate) use srv::choose as choose_hosts;
 pub use srv::srv_addresses;
 
 use crate::error::{Error, Result};

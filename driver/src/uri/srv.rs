@@ -61,7 +61,7 @@ pub(super) fn txt_options(texts: &[String]) -> Result<Vec<(String, String)>> {
 }
 
 /// Keeps `most` of the hosts, chosen at random; all if there are no more.
-pub(super) fn choose(
+pub(crate) fn choose(
     hosts: &mut Vec<ServerAddress>,
     most: usize,
     random: &mut impl FnMut() -> u64,
