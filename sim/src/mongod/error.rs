@@ -77,6 +77,12 @@ codes! {
     NON_EXISTENT_PATH = 29 "NonExistentPath";
     CONFLICTING_UPDATE_OPERATORS = 40 "ConflictingUpdateOperators";
     CURSOR_NOT_FOUND = 43 "CursorNotFound";
+    API_VERSION_ERROR = 322 "APIVersionError";
+    API_STRICT_ERROR = 323 "APIStrictError";
+    API_DEPRECATION_ERROR = 324 "APIDeprecationError";
+    MECHANISM_UNAVAILABLE = 334 "MechanismUnavailable";
+    NO_SUCH_KEY = 4 "NoSuchKey";
+    ROLE_NOT_FOUND = 31 "RoleNotFound";
     NO_MATCHING_DOCUMENT = 47 "NoMatchingDocument";
     NAMESPACE_EXISTS = 48 "NamespaceExists";
     MAX_TIME_MS_EXPIRED = 50 "MaxTimeMSExpired";

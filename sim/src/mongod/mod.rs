@@ -10,6 +10,7 @@ use stepdown_driver::Instant;
 
 use crate::trace::{Event, MemberState};
 
+pub(crate) mod auth;
 pub(crate) mod command;
 pub mod error;
 pub mod oplog_entry;

@@ -1,6 +1,6 @@
 //! The process: start and end, inputs to whom they concern, timers, the clock of the set.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,9 @@ use super::command::OplogDraft;
 use super::command::client::Clients;
 use super::command::cursor::Cursors;
 use super::command::fail_point::FailPoints;
+use super::command::operations::Counters;
+use super::command::parameters::Parameters;
+use super::command::upkeep::Profiler;
 use super::command::wait::Parked;
 use super::error::CommandError;
 use super::oplog_entry::OplogEntry;
@@ -63,6 +66,11 @@ pub struct Mongod {
     pub(crate) repl: Repl,
     pub(crate) clients: Clients,
     pub(crate) fail_points: FailPoints,
+    pub(crate) parameters: Parameters,
+    pub(crate) counters: Counters,
+    pub(crate) profilers: BTreeMap<String, Profiler>,
+    /// How often `fsync` has locked and not yet unlocked: clients' writes wait.
+    pub(crate) fsync_locks: u32,
     pub(crate) parked: Vec<Parked>,
     pub(crate) timers: TimerTable,
     pub(crate) outputs: VecDeque<Output>,
@@ -100,6 +108,10 @@ impl Mongod {
             cursors: Cursors::default(),
             clients: Clients::default(),
             fail_points: FailPoints::default(),
+            parameters: Parameters::default(),
+            counters: Counters::default(),
+            profilers: BTreeMap::new(),
+            fsync_locks: 0,
             parked: Vec::new(),
             timers: TimerTable::new(),
             outputs: VecDeque::new(),

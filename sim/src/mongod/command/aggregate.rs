@@ -12,6 +12,7 @@ use super::arguments::{
 };
 use super::context::parse_context_with;
 use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply};
+use super::operations::Shown;
 use super::read::{check_hint, computed_documents, match_documents};
 use super::scan::{Found, decode, find_matching};
 use super::spec::{CommandSpec, Gate};
@@ -130,7 +131,7 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     // Stages that ask the server itself rather than its documents.
     let statistics = match stages.first().and_then(|stage| stage.as_document()) {
-        Some(stage) => statistics(server, now, &namespace, whole_database, at, stage)?,
+        Some(stage) => statistics(server, now, op, &namespace, whole_database, at, stage)?,
         None => None,
     };
     if statistics.is_some() {
@@ -138,7 +139,7 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     }
     let context = parse_context_with(server, now, op)?;
     let parsed = Pipeline::parse(stages.iter().map(|stage| ValueRef::from(*stage)), &context)?;
-    if whole_database && !parsed.brings_documents() {
+    if whole_database && statistics.is_none() && !parsed.brings_documents() {
         let name = stages
             .first()
             .and_then(|stage| stage.as_document())
@@ -240,12 +241,17 @@ fn read_all(
 fn statistics(
     server: &Mongod,
     now: Instant,
+    op: &Operation,
     namespace: &str,
     whole_database: bool,
     at: ReadAt,
     stage: &RawDocument,
 ) -> Result<Option<Vec<Document>>, CommandError> {
     let Some(Ok((name, value))) = stage.iter().next() else { return Ok(None) };
+    if whole_database && name.as_str() == "$currentOp" {
+        let shown = Shown::read(op, value)?;
+        return Ok(Some(server.operations(now, op, shown)));
+    }
     if whole_database || !matches!(name.as_str(), "$collStats" | "$indexStats") {
         return Ok(None);
     }

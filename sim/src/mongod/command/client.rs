@@ -21,6 +21,7 @@ pub(crate) struct Clients {
     connections: BTreeMap<ConnectionId, Client>,
     opened: i32,
     request_id: i32,
+    operations: i32,
 }
 
 /// One client's connection.
@@ -39,6 +40,8 @@ pub(crate) struct Client {
     /// It has said hello: who it is it says there or never.
     pub greeted: bool,
     pub app_name: Option<String>,
+    /// `client` of its first hello.
+    pub metadata: Option<RawDocumentBuf>,
     /// The optime of the connection's last write.
     pub last_op: OpTime,
 }
@@ -50,6 +53,17 @@ impl Clients {
 
     pub(crate) fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Client> {
         self.connections.get_mut(&connection)
+    }
+
+    /// Every open connection.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Client)> {
+        self.connections.iter().map(|(connection, client)| (*connection, client))
+    }
+
+    /// A number for an operation that begins.
+    pub(crate) fn next_operation(&mut self) -> i32 {
+        self.operations = self.operations.wrapping_add(1);
+        self.operations
     }
 
     /// Open connections.
@@ -75,6 +89,7 @@ impl Mongod {
             hello_ok: false,
             greeted: false,
             app_name: None,
+            metadata: None,
             last_op: OpTime::NULL,
         };
         let before = self.clients.connections.insert(connection, client);
@@ -111,6 +126,7 @@ impl Mongod {
 
     pub(crate) fn client_bytes(&mut self, now: Instant, connection: ConnectionId, bytes: &[u8]) {
         let Some(client) = self.clients.get_mut(connection) else { return };
+        self.counters.bytes_in += bytes.len() as i64;
         client.reader.feed(bytes);
         self.serve_next(now, connection);
         let waiting = self.clients.get(connection).map_or(0, |client| client.reader.buffered());
@@ -166,6 +182,7 @@ impl Mongod {
         } else {
             encode_reply(&mut bytes, request_id, response_to, flags, body);
         }
+        self.counters.bytes_out += bytes.len() as i64;
         self.outputs.push_back(Output::ClientBytes { connection, bytes });
         request_id
     }

@@ -12,6 +12,7 @@ use super::arguments::{
     array, each_argument, first_value, missing_field, namespace, non_negative, string, wrong_type,
 };
 use super::operation::{ReadConcern, ReadConcernLevel};
+use super::parameters::Parameters;
 use super::scan::Scan;
 use super::spec::{CommandSpec, Gate};
 use super::{Operation, Outcome, ReadAt};
@@ -42,8 +43,6 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
 pub(crate) const DEFAULT_BATCH_SIZE: u64 = 101;
 /// The documents of a batch may take this many bytes; the first one comes whatever its size.
 const MAX_BATCH_BYTES: usize = 16 << 20;
-/// `cursorTimeoutMillis`: an idle cursor is closed after ten minutes.
-const CURSOR_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a `getMore` of an awaiting cursor waits when it does not say.
 const DEFAULT_AWAIT: Duration = Duration::from_secs(1);
 /// Open cursors of one server; a client that leaves more behind is a leak, and the oldest goes.
@@ -156,6 +155,17 @@ impl Cursors {
         self.by_id.insert(id, cursor);
     }
 
+    /// How many are open, and how many of those never time out.
+    pub(crate) fn open(&self) -> (i64, i64) {
+        let no_timeout = self.by_id.values().filter(|cursor| cursor.no_timeout).count();
+        (self.by_id.len() as i64, no_timeout as i64)
+    }
+
+    /// The open cursors that nobody is asking now: between two requests, all of them.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = (i64, &Cursor)> {
+        self.by_id.iter().map(|(id, cursor)| (*id, cursor))
+    }
+
     /// Closes the cursors of a session that ended.
     pub(crate) fn close_session(&mut self, lsid: Uuid) {
         self.by_id.retain(|_, cursor| cursor.lsid != Some(lsid));
@@ -171,13 +181,15 @@ impl Cursors {
         self.by_id.clear();
     }
 
-    /// Closes what nobody used for ten minutes; looked at on use, at most once a minute.
-    fn sweep(&mut self, now: Instant) {
+    /// Closes what nobody used for `cursorTimeoutMillis`; looked at on use, at most once a minute.
+    fn sweep(&mut self, now: Instant, parameters: &Parameters) {
         if now < self.sweep_at {
             return;
         }
         self.sweep_at = now + Duration::from_secs(60);
-        self.by_id.retain(|_, cursor| cursor.no_timeout || cursor.used + CURSOR_TIMEOUT > now);
+        let millis = parameters.number("cursorTimeoutMillis").max(0) as u64;
+        let timeout = Duration::from_millis(millis);
+        self.by_id.retain(|_, cursor| cursor.no_timeout || cursor.used + timeout > now);
     }
 }
 
@@ -190,7 +202,7 @@ pub(crate) fn first_reply(
     batch_size: u64,
     single_batch: bool,
 ) -> Result<Outcome, CommandError> {
-    server.cursors.sweep(now);
+    server.cursors.sweep(now, &server.parameters);
     let mut batch = Batch::new(batch_size);
     let exhausted = cursor.source.fill(server, at, &mut batch)?;
     let over = (exhausted && !cursor.tailable) || single_batch;
@@ -265,7 +277,7 @@ fn get_more(
         Ok(true)
     })?;
     let collection = collection.ok_or_else(|| missing_field("getMore.collection"))?;
-    server.cursors.sweep(now);
+    server.cursors.sweep(now, &server.parameters);
     let Some(cursor) = server.cursors.by_id.get_mut(&id) else {
         return Err(CommandError::new(
             error::CURSOR_NOT_FOUND,

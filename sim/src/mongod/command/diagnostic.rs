@@ -4,10 +4,10 @@ use bson::{Bson, DateTime, Document, RawBsonRef, RawDocumentBuf, doc, rawdoc};
 use stepdown_driver::Instant;
 
 use super::operation::{Operation, Outcome};
-use super::spec::CommandSpec;
+use super::spec::{CommandSpec, Gate};
 use super::write_concern::W;
 use crate::mongod::Mongod;
-use crate::mongod::error::{CommandError, INVALID_OPTIONS};
+use crate::mongod::error::CommandError;
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::anywhere(&["buildInfo", "buildinfo"], false, build_info),
@@ -15,11 +15,9 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::anywhere(&["getCmdLineOpts"], true, get_cmd_line_opts),
     CommandSpec::anywhere(&["getDefaultRWConcern"], true, get_default_rw_concern),
     CommandSpec::anywhere(&["getLog"], true, get_log),
-    CommandSpec::anywhere(&["getParameter"], true, get_parameter),
     CommandSpec::anywhere(&["hostInfo"], true, host_info),
     CommandSpec::anywhere(&["listCommands"], false, list_commands),
     CommandSpec::anywhere(&["ping"], false, ping),
-    CommandSpec::anywhere(&["serverStatus"], false, server_status),
     CommandSpec::anywhere(&["whatsmyuri"], false, whats_my_uri),
 ];
 
@@ -81,47 +79,6 @@ fn get_cmd_line_opts(
     Outcome::document(&doc! { "argv": argv, "parsed": parsed })
 }
 
-/// The parameters there are, with their values.
-fn parameters(server: &Mongod) -> Document {
-    doc! {
-        "enableElectionHandoff": true,
-        "enableTestCommands": true,
-        "featureCompatibilityVersion": {
-            "version": server.options.version.feature_compatibility(),
-        },
-        "maxSyncSourceLagSecs": 30,
-        "minSnapshotHistoryWindowInSeconds": 300,
-        "periodicNoopIntervalSecs": 10,
-        "replElectionTimeoutOffsetLimitFraction": 0.15,
-        "shutdownTimeoutMillisForSignaledShutdown": 15_000,
-        "writePeriodicNoops": true,
-    }
-}
-
-fn get_parameter(
-    server: &mut Mongod,
-    _: Instant,
-    operation: &Operation,
-) -> Result<Outcome, CommandError> {
-    let all = parameters(server);
-    if operation.argument("getParameter") == Some(RawBsonRef::String("*")) {
-        return Outcome::document(&all);
-    }
-    let found: Document =
-        all.into_iter().filter(|(name, _)| operation.argument(name).is_some()).collect();
-    let is_new = server.repl.set_name.is_some() && server.repl.config.is_none();
-    if is_new && found.contains_key("featureCompatibilityVersion") {
-        return Err(CommandError::new(
-            crate::mongod::error::UNKNOWN_FEATURE_COMPATIBILITY_VERSION,
-            "featureCompatibilityVersion is not yet known.",
-        ));
-    }
-    if found.is_empty() {
-        return Err(CommandError::new(INVALID_OPTIONS, "no option found to get"));
-    }
-    Outcome::document(&found)
-}
-
 fn get_default_rw_concern(
     server: &mut Mongod,
     now: Instant,
@@ -172,45 +129,25 @@ fn host_info(server: &mut Mongod, now: Instant, _: &Operation) -> Result<Outcome
 }
 
 fn list_commands(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
-    let commands: Document = super::command_names()
-        .map(|name| (name.to_owned(), Bson::Document(doc! { "help": "" })))
-        .collect();
-    Outcome::document(&doc! { "commands": commands })
-}
-
-fn server_status(
-    server: &mut Mongod,
-    now: Instant,
-    _: &Operation,
-) -> Result<Outcome, CommandError> {
-    let uptime = now - server.started;
-    let current = server.clients.len() as i32;
-    let mut status = rawdoc! {
-        "host": &*server.options.host,
-        "version": server.options.version.text(),
-        "process": "mongod",
-        "pid": 1_i64,
-        "uptime": uptime.as_secs_f64(),
-        "uptimeMillis": uptime.as_millis() as i64,
-        "uptimeEstimate": uptime.as_secs() as i64,
-        "localTime": DateTime::from_millis(server.wall_millis(now)),
-        "connections": {
-            "current": current,
-            "available": 838_860 - current,
-            "totalCreated": server.clients.total_opened(),
-        },
-    };
-    if server.repl.set_name.is_some() {
-        let mut repl = rawdoc! { "topologyVersion": server.topology_version() };
-        server.append_set(&mut repl, false);
-        repl.append(bson::cstr!("rbid"), server.repl.rbid);
-        status.append(bson::cstr!("repl"), repl);
+    let mut specs: Vec<&CommandSpec> = super::commands().collect();
+    specs.sort_by_key(|spec| spec.names[0]);
+    let mut commands = Document::new();
+    for spec in specs {
+        let name = spec.names[0];
+        commands.insert(
+            name,
+            doc! {
+                "help": "",
+                "requiresAuth": !crate::mongod::auth::needs_nobody(name),
+                "secondaryOk": spec.gate == Gate::Always,
+                "adminOnly": spec.admin_only,
+                "secondaryOverrideOk": spec.gate == Gate::Read,
+                "apiVersions": super::stable_api::api_versions(name),
+                "deprecatedApiVersions": super::stable_api::deprecated_api_versions(name),
+            },
+        );
     }
-    status.append(
-        bson::cstr!("storageEngine"),
-        rawdoc! { "name": "stepdown", "supportsCommittedReads": true, "persistent": true },
-    );
-    Ok(Outcome::Reply(status))
+    Outcome::document(&doc! { "commands": commands })
 }
 
 fn whats_my_uri(

@@ -8,9 +8,9 @@ use stepdown_driver::wire::{Flags, Message};
 use super::fail_point::FailCommand;
 use super::find_command;
 use super::operation::{Operation, Outcome, ReadAt, ReadConcernLevel};
-use super::request::{Answer, Request, command_name};
+use super::request::{Answer, Origin, Request, command_name};
 use super::spec::Gate;
-use super::wait::{Wait, max_time_expired};
+use super::wait::{Then, Wait, max_time_expired};
 use super::write_concern::Satisfied;
 use crate::mongod::error::{
     CommandError, INTERRUPTED_AT_SHUTDOWN, INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS,
@@ -34,6 +34,7 @@ impl Mongod {
     /// Takes up one request.
     pub(crate) fn serve(&mut self, now: Instant, connection: ConnectionId, message: Message) {
         let answer = Answer::to(connection, &message);
+        self.counters.requests += 1;
         let Some(name) = command_name(&message).map(str::to_owned) else {
             let error = CommandError::new(crate::mongod::error::BAD_VALUE, "no such command: ''");
             self.answer_error(&answer, &error);
@@ -59,8 +60,13 @@ impl Mongod {
             return;
         }
         let last_op = self.clients.get(connection).expect("it has just sent this").last_op;
+        let origin = Origin {
+            last_op_before: last_op,
+            op_id: self.clients.next_operation(),
+            requires_api: self.parameters.is_on("requireApiVersion"),
+        };
         let request = check_documents(&message)
-            .and_then(|()| Request::read(now, answer, message, name, spec, last_op));
+            .and_then(|()| Request::read(now, answer, message, name, spec, origin));
         match request {
             Ok(request) => self.begin(now, Box::new(request)),
             Err(error) => self.answer_error(&answer, &error),
@@ -74,30 +80,50 @@ impl Mongod {
             self.finish(now, request, Err(error), None);
             return;
         }
-        let app_name =
-            self.clients.get(request.answer.connection).and_then(|client| client.app_name.clone());
-        match self.fail_points.fail_command(&request.operation, app_name.as_deref()) {
-            None => self.pass_gate(now, request),
-            Some(FailCommand { close: true, .. }) => {
-                self.close_client(request.answer.connection);
-            }
-            Some(fail) => {
-                request.injected.labels = fail.labels;
-                request.injected.write_concern_error = fail.write_concern_error;
-                let then = fail.error;
-                match (fail.block, then) {
-                    (Some(block), then) => {
-                        self.park(request, Wait::Blocked { until: now + block, then });
-                    }
-                    (None, Some(error)) => self.finish(now, request, Err(error), None),
-                    (None, None) => self.pass_gate(now, request),
-                }
-            }
+        self.counters.count(&request);
+        let Some(client) = self.clients.get(request.answer.connection) else { return };
+        let fail = self.fail_points.fail_command(
+            &request.operation,
+            request.spec,
+            client,
+            &mut self.random,
+        );
+        let Some(FailCommand { close, error, block, write_concern_error, labels }) = fail else {
+            self.pass_gate(now, request);
+            return;
+        };
+        request.injected.labels = labels;
+        request.injected.write_concern_error = write_concern_error;
+        let then = match (close, error) {
+            (true, _) => Then::Close,
+            (false, Some(error)) => Then::Fail(error),
+            (false, None) => Then::GoOn,
+        };
+        match (block, then) {
+            (Some(block), then) => self.park(request, Wait::Blocked { until: now + block, then }),
+            (None, Then::Close) => self.close_client(request.answer.connection),
+            (None, Then::Fail(error)) => self.finish(now, request, Err(error), None),
+            (None, Then::GoOn) => self.pass_gate(now, request),
         }
+    }
+
+    /// Whether a fail point makes every limit of time expire at once.
+    fn times_out_at_once(&self, request: &Request) -> bool {
+        request.operation.max_time.is_some()
+            && request.spec.names[0] != "getMore"
+            && self.fail_points.is_on("maxTimeAlwaysTimeOut")
     }
 
     /// May the command run here and now? Then it runs, once its read concern lets it.
     pub(crate) fn pass_gate(&mut self, now: Instant, request: Box<Request>) {
+        if self.times_out_at_once(&request) {
+            self.finish(now, request, Err(max_time_expired()), None);
+            return;
+        }
+        if self.fsync_locks > 0 && request.spec.gate == Gate::Write {
+            self.park(request, Wait::Unlocked);
+            return;
+        }
         let outcome = self.gate(&request).and_then(|()| self.read_concern_is_met(now, &request));
         match outcome {
             Ok(true) => self.run(now, request, false),
@@ -355,6 +381,9 @@ impl Mongod {
             return;
         }
         let failed_code = outcome.as_ref().err().map(|error| error.code);
+        if failed_code.is_some() {
+            self.counters.count_failure(request.spec.names[0]);
+        }
         if answer.silent {
             // Nobody hears of a failed unacknowledged write on a non-primary but by the closed connection.
             if failed_code.is_some_and(is_not_primary_error) {

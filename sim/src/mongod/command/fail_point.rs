@@ -6,24 +6,29 @@ use std::time::Duration;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
+use super::client::Client;
 use super::operation::{Operation, Outcome};
-use super::spec::{CommandSpec, Gate};
+use super::spec::CommandSpec;
 use crate::mongod::Mongod;
 use crate::mongod::error::{
-    BAD_VALUE, CommandError, FAIL_POINT_SET_FAILED, ILLEGAL_OPERATION, TYPE_MISMATCH,
+    BAD_VALUE, CommandError, DOCUMENT_VALIDATION_FAILURE, DUPLICATE_KEY, FAIL_POINT_SET_FAILED,
+    ILLEGAL_OPERATION, INVALID_OPTIONS, MAX_TIME_MS_EXPIRED, TYPE_MISMATCH,
 };
+use crate::random::RandomStream;
 
-pub(crate) const COMMANDS: &[CommandSpec] = &[CommandSpec {
-    names: &["configureFailPoint"],
-    gate: Gate::Always,
-    accepts_write_concern: false,
-    retryable_write: false,
-    admin_only: true,
-    run: configure_fail_point,
-}];
+pub(crate) const COMMANDS: &[CommandSpec] = &[
+    CommandSpec::anywhere(&["configureFailPoint"], true, configure_fail_point),
+    CommandSpec::anywhere(&["waitForFailPoint"], true, wait_for_fail_point),
+];
 
 /// The fail points there are; others are refused as unknown.
-const KNOWN: [&str; 3] = ["failCommand", "voteNoInElection", "voteYesInDryRunButNoInRealElection"];
+const KNOWN: [&str; 5] = [
+    "failCommand",
+    "maxTimeAlwaysTimeOut",
+    "maxTimeNeverTimeOut",
+    "voteNoInElection",
+    "voteYesInDryRunButNoInRealElection",
+];
 
 /// The fail points of one process.
 #[derive(Debug, Default)]
@@ -45,6 +50,8 @@ enum Mode {
     Skip(i64),
     /// So many more matching entries are hit.
     Times(i64),
+    /// Each matching entry is hit with so many chances out of 2^32.
+    Chance(u64),
 }
 
 /// What `failCommand` does to one command.
@@ -67,14 +74,16 @@ impl FailPoints {
     pub(crate) fn fail_command(
         &mut self,
         operation: &Operation,
-        app_name: Option<&str>,
+        spec: &CommandSpec,
+        client: &Client,
+        random: &mut RandomStream,
     ) -> Option<FailCommand> {
         let point = self.0.get_mut("failCommand")?;
         if point.mode == Mode::Off || operation.name == "configureFailPoint" {
             return None;
         }
         let data = &point.data;
-        if !matches_command(data, operation, app_name) {
+        if !matches_command(data, operation, spec, client) {
             return None;
         }
         match &mut point.mode {
@@ -85,24 +94,43 @@ impl FailPoints {
             }
             Mode::Times(left) => {
                 *left -= 1;
-                if *left == 0 {
+                // Measured: none at all is one, too.
+                if *left <= 0 {
                     point.mode = Mode::Off;
+                }
+            }
+            Mode::Chance(chances) => {
+                if random.below(1 << 32) >= *chances {
+                    return None;
                 }
             }
             Mode::Off => unreachable!("checked above"),
         }
         point.entered += 1;
         let data = &point.data;
-        let error = data.get_i32("errorCode").ok().map(|code| {
+        let code = integer(data, "errorCode").and_then(|code| i32::try_from(code).ok());
+        let mut error = code.map(|code| {
             let error = CommandError::new(code, "Failing command via 'failCommand' failpoint");
+            // Measured: only codes that always come with more take more from here.
+            let takes_more = matches!(code, DOCUMENT_VALIDATION_FAILURE | DUPLICATE_KEY);
             match data.get_document("errorExtraInfo") {
-                Ok(extra) => error.with_extra(extra.to_owned()),
-                Err(_) => error,
+                Ok(extra) if takes_more => error.with_extra(extra.to_owned()),
+                _ => error,
             }
         });
-        let block = is_set(data, "blockConnection").then(|| {
-            Duration::from_millis(integer(data, "blockTimeMS").unwrap_or(0).max(0) as u64)
-        });
+        let mut block = None;
+        if is_set(data, "blockConnection") {
+            let refused = |message| Some(CommandError::new(INVALID_OPTIONS, message));
+            match integer(data, "blockTimeMS") {
+                None => {
+                    error = refused("must specify 'blockTimeMS' when 'blockConnection' is true");
+                }
+                Some(millis) if millis < 0 => {
+                    error = refused("'blockTimeMS' must be non-negative");
+                }
+                Some(millis) => block = Some(Duration::from_millis(millis as u64)),
+            }
+        }
         let labels = data.get_array("errorLabels").ok().map(|labels| {
             labels
                 .into_iter()
@@ -120,9 +148,19 @@ impl FailPoints {
     }
 }
 
-fn matches_command(data: &RawDocument, operation: &Operation, app_name: Option<&str>) -> bool {
+fn matches_command(
+    data: &RawDocument,
+    operation: &Operation,
+    spec: &CommandSpec,
+    client: &Client,
+) -> bool {
     if let Ok(wanted) = data.get_str("appName")
-        && app_name != Some(wanted)
+        && client.app_name.as_deref() != Some(wanted)
+    {
+        return false;
+    }
+    if let Ok(wanted) = data.get_str("threadName")
+        && format!("conn{}", client.number) != wanted
     {
         return false;
     }
@@ -138,12 +176,36 @@ fn matches_command(data: &RawDocument, operation: &Operation, app_name: Option<&
         return true;
     }
     data.get_array("failCommands").is_ok_and(|names| {
-        names.into_iter().flatten().any(|name| name.as_str() == Some(operation.name.as_str()))
+        names
+            .into_iter()
+            .flatten()
+            .any(|name| name.as_str().is_some_and(|name| is_called(name, &operation.name, spec)))
     })
+}
+
+/// A command goes by all of its names; but hello and isMaster are two commands.
+fn is_called(name: &str, written: &str, spec: &CommandSpec) -> bool {
+    name == written || spec.names.contains(&name) && (name == "hello") == (written == "hello")
 }
 
 fn is_set(data: &RawDocument, name: &str) -> bool {
     data.get_bool(name).unwrap_or(false)
+}
+
+/// So many chances out of 2^32 for a probability.
+fn chance(mode: &RawDocument) -> Result<Option<Mode>, CommandError> {
+    let probability = match mode.get("activationProbability") {
+        Ok(Some(RawBsonRef::Double(probability))) => probability,
+        Ok(Some(RawBsonRef::Int32(probability))) => f64::from(probability),
+        _ => return Ok(None),
+    };
+    if !(0.0..=1.0).contains(&probability) {
+        return Err(CommandError::new(
+            BAD_VALUE,
+            format!("activationProbability must be between 0.0 and 1.0; found {probability}"),
+        ));
+    }
+    Ok(Some(Mode::Chance((probability * 4_294_967_296.0) as u64)))
 }
 
 fn integer(data: &RawDocument, name: &str) -> Option<i64> {
@@ -155,15 +217,43 @@ fn integer(data: &RawDocument, name: &str) -> Option<i64> {
     }
 }
 
+/// Waits until a fail point was entered so often.
+fn wait_for_fail_point(
+    server: &mut Mongod,
+    now: Instant,
+    operation: &Operation,
+) -> Result<Outcome, CommandError> {
+    let name = operation.argument("waitForFailPoint").and_then(|name| name.as_str());
+    let name = name.filter(|name| KNOWN.contains(name)).ok_or_else(|| {
+        let name = name.unwrap_or_default();
+        CommandError::new(FAIL_POINT_SET_FAILED, format!("{name} not found"))
+    })?;
+    let wanted = integer(&operation.body, "timesEntered")
+        .ok_or_else(|| super::arguments::missing_field("waitForFailPoint.timesEntered"))?;
+    let limit = operation
+        .max_time
+        .ok_or_else(|| super::arguments::missing_field("waitForFailPoint.maxTimeMS"))?;
+    let entered = server.fail_points.0.get(name).map_or(0, |point| point.entered);
+    if entered >= wanted {
+        return Ok(Outcome::Reply(RawDocumentBuf::new()));
+    }
+    let until = operation.started + limit;
+    if until <= now {
+        return Err(CommandError::new(MAX_TIME_MS_EXPIRED, "operation exceeded time limit"));
+    }
+    let step = Duration::from_millis(1);
+    Ok(Outcome::Park(super::wait::Wait::Asleep { until: until.min(now + step) }))
+}
+
 fn configure_fail_point(
     server: &mut Mongod,
     _now: Instant,
     operation: &Operation,
 ) -> Result<Outcome, CommandError> {
-    let name =
-        operation.argument(&operation.name).and_then(|name| name.as_str()).ok_or_else(|| {
-            CommandError::new(TYPE_MISMATCH, "configureFailPoint takes the name of a fail point")
-        })?;
+    let name = operation
+        .argument(&operation.name)
+        .and_then(|name| name.as_str())
+        .ok_or_else(|| CommandError::new(FAIL_POINT_SET_FAILED, " not found"))?;
     if !KNOWN.contains(&name) {
         return Err(CommandError::new(FAIL_POINT_SET_FAILED, format!("{name} not found")));
     }
@@ -173,8 +263,7 @@ fn configure_fail_point(
         Some(RawBsonRef::Document(mode)) => {
             let field = |name: &str| integer(mode, name);
             match (field("times"), field("skip")) {
-                (Some(times), _) if times > 0 => Mode::Times(times),
-                (Some(0), _) => Mode::Off,
+                (Some(times), _) if times >= 0 => Mode::Times(times),
                 (None, Some(skip)) if skip >= 0 => Mode::Skip(skip),
                 (Some(_), _) => {
                     return Err(CommandError::new(
@@ -188,12 +277,15 @@ fn configure_fail_point(
                         "'skip' option to 'mode' must be positive",
                     ));
                 }
-                (None, None) => {
-                    return Err(CommandError::new(
-                        BAD_VALUE,
-                        "'mode' must be one of 'off', 'alwaysOn', '{times:n}', '{skip:n}' or '{activationProbability:p}'",
-                    ));
-                }
+                (None, None) => match chance(mode)? {
+                    Some(mode) => mode,
+                    None => {
+                        return Err(CommandError::new(
+                            BAD_VALUE,
+                            "'mode' must be one of 'off', 'alwaysOn', '{times:n}', '{skip:n}' or '{activationProbability:p}'",
+                        ));
+                    }
+                },
             }
         }
         None => {

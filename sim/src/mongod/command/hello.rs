@@ -122,6 +122,11 @@ fn note_client(server: &mut Mongod, operation: &Operation) -> Result<(), Command
         }
         client.greeted = true;
     }
+    if let Ok(metadata) = operation.body.get_document("client")
+        && let Some(client) = server.clients.get_mut(operation.connection)
+    {
+        client.metadata = Some(metadata.to_owned());
+    }
     let app_name = operation
         .body
         .get_document("client")

@@ -16,13 +16,19 @@ mod hello;
 mod indexes;
 mod member;
 pub mod operation;
+pub(crate) mod operations;
+pub(crate) mod parameters;
 mod read;
 mod replication;
 pub(crate) mod request;
 mod scan;
+mod server_status;
 mod session;
 pub(crate) mod spec;
+pub(crate) mod stable_api;
 mod statistics;
+mod testing;
+pub(crate) mod upkeep;
 pub(crate) mod wait;
 mod write;
 pub(crate) mod write_concern;
@@ -40,11 +46,16 @@ const FAMILIES: &[&[CommandSpec]] = &[
     find_and_modify::COMMANDS,
     hello::COMMANDS,
     member::COMMANDS,
+    operations::COMMANDS,
+    parameters::COMMANDS,
     indexes::COMMANDS,
     read::COMMANDS,
     replication::COMMANDS,
+    server_status::COMMANDS,
     session::COMMANDS,
     statistics::COMMANDS,
+    testing::COMMANDS,
+    upkeep::COMMANDS,
     write::COMMANDS,
 ];
 
@@ -53,9 +64,9 @@ pub(crate) fn find_command(name: &str) -> Option<&'static CommandSpec> {
     FAMILIES.iter().flat_map(|family| family.iter()).find(|spec| spec.names.contains(&name))
 }
 
-/// The commands' names, for `listCommands`.
-pub(crate) fn command_names() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().flat_map(|family| family.iter()).map(|spec| spec.names[0])
+/// Every command, for `listCommands`.
+pub(crate) fn commands() -> impl Iterator<Item = &'static CommandSpec> {
+    FAMILIES.iter().flat_map(|family| family.iter())
 }
 
 /// The server's name of a value's type, as its error messages say it.

@@ -27,6 +27,8 @@ pub struct Operation {
     pub sequences: Arc<Vec<(String, Vec<RawDocumentBuf>)>>,
     /// `lsid`, `txnNumber` and what goes with them.
     pub session: Option<OperationSession>,
+    /// `opid` in `currentOp`.
+    pub(crate) op_id: i32,
     /// `maxTimeMS`, if given and not 0.
     pub max_time: Option<Duration>,
     /// `readConcern`.

@@ -11,6 +11,7 @@ use stepdown_driver::wire::{Flags, Message};
 use super::arguments::type_name;
 use super::operation::{Operation, OperationSession, ReadConcern, ReadConcernLevel};
 use super::spec::CommandSpec;
+use super::stable_api::ApiArguments;
 use super::write_concern::WriteConcern;
 use crate::mongod::ConnectionId;
 use crate::mongod::error::{
@@ -49,6 +50,17 @@ pub(crate) struct Answer {
     pub exhaust: bool,
 }
 
+/// What is known of a request before it is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The connection's last write before this request.
+    pub last_op_before: OpTime,
+    /// `opid`.
+    pub op_id: i32,
+    /// `requireApiVersion` is on.
+    pub requires_api: bool,
+}
+
 /// What a fail point adds to a reply.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Injected {
@@ -85,8 +97,9 @@ impl Request {
         message: Message,
         name: String,
         spec: &'static CommandSpec,
-        last_op_before: OpTime,
+        origin: Origin,
     ) -> Result<Request, CommandError> {
+        let Origin { last_op_before, op_id, requires_api } = origin;
         let mut db = None;
         let mut lsid = None;
         let mut txn_number = None;
@@ -97,6 +110,7 @@ impl Request {
         let mut write_concern = None;
         let mut secondary_ok = false;
         let mut cluster_time = None;
+        let mut api = ApiArguments::default();
         for element in message.body.iter() {
             let (key, value) = element.map_err(|error| {
                 CommandError::new(crate::mongod::error::INVALID_BSON, error.to_string())
@@ -150,6 +164,9 @@ impl Request {
                     })?;
                     secondary_ok = allows_secondaries(document)?;
                 }
+                "apiVersion" | "apiStrict" | "apiDeprecationErrors" => {
+                    api.take(key.as_str(), value)?;
+                }
                 "$clusterTime" => {
                     cluster_time = value
                         .as_document()
@@ -177,6 +194,7 @@ impl Request {
                 format!("{name} may only be run against the admin database."),
             ));
         }
+        api.check(spec, &message.body, requires_api)?;
         if write_concern.is_some() && !spec.accepts_write_concern {
             return Err(CommandError::new(
                 INVALID_OPTIONS,
@@ -216,6 +234,7 @@ impl Request {
             body: Arc::new(message.body),
             sequences: Arc::new(message.sequences),
             session,
+            op_id,
             max_time,
             read_concern,
             started: now,

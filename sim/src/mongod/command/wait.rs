@@ -22,8 +22,10 @@ pub(crate) struct Parked {
 /// What it waits for.
 #[derive(Debug)]
 pub(crate) enum Wait {
+    /// `sleep`: the command runs again when it is over.
+    Asleep { until: Instant },
     /// A fail point holds it up; then it goes on, or fails with this.
-    Blocked { until: Instant, then: Option<CommandError> },
+    Blocked { until: Instant, then: Then },
     /// The present configuration to be committed; then the reconfiguration is tried again.
     ConfigCommitted,
     /// Data; the command runs again when there is some, at the latest at `until`.
@@ -42,6 +44,8 @@ pub(crate) enum Wait {
     Shutdown,
     /// A secondary to catch up, so that the primary may step down.
     StepDown { until: Instant, period_end: Instant, force: bool },
+    /// The end of an fsync lock; then it passes the gate.
+    Unlocked,
     /// The write concern.
     WriteConcern {
         optime: OpTime,
@@ -49,6 +53,17 @@ pub(crate) enum Wait {
         until: Instant,
         outcome: Result<RawDocumentBuf, CommandError>,
     },
+}
+
+/// What a fail point lets follow a delay.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// The command runs.
+    GoOn,
+    /// It fails.
+    Fail(CommandError),
+    /// The connection is closed.
+    Close,
 }
 
 /// A kind of wait that something else ends.
@@ -76,7 +91,8 @@ impl Parked {
     /// When it must be looked at again, whatever happens.
     pub(crate) fn deadline(&self) -> Instant {
         let own = match &self.wait {
-            Wait::Blocked { until, .. }
+            Wait::Asleep { until }
+            | Wait::Blocked { until, .. }
             | Wait::Data { until }
             | Wait::Hello { until, .. }
             | Wait::StepDown { until, .. }
@@ -131,7 +147,11 @@ impl Mongod {
         let (concerned, waiting) =
             std::mem::take(&mut self.parked).into_iter().partition(|parked: &Parked| {
                 let concerned = match &parked.wait {
-                    Wait::Blocked { .. } | Wait::Quorum { .. } | Wait::Shutdown => false,
+                    Wait::Asleep { .. }
+                    | Wait::Blocked { .. }
+                    | Wait::Quorum { .. }
+                    | Wait::Shutdown => false,
+                    Wait::Unlocked => flags & WAKE_STATE != 0,
                     Wait::Data { .. } => flags & (WAKE_DATA | WAKE_COMMIT) != 0,
                     Wait::Election | Wait::Hello { .. } => flags & WAKE_STATE != 0,
                     Wait::ConfigCommitted | Wait::StepDown { .. } => {
@@ -160,9 +180,16 @@ impl Mongod {
         let out_of_time = request.max_time_at() <= now;
         match wait {
             Wait::Blocked { until, then } if until <= now => match then {
-                Some(error) => self.finish(now, request, Err(error), None),
-                None => self.pass_gate(now, request),
+                Then::Fail(error) => self.finish(now, request, Err(error), None),
+                Then::Close => self.close_client(request.answer.connection),
+                // Measured: the delay counts, whatever the command.
+                Then::GoOn if out_of_time => {
+                    self.finish(now, request, Err(max_time_expired()), None);
+                }
+                Then::GoOn => self.pass_gate(now, request),
             },
+            Wait::Asleep { until } if until <= now => self.run(now, request, true),
+            Wait::Unlocked if !out_of_time => self.pass_gate(now, request),
             Wait::Data { until } => self.run(now, request, until <= now || out_of_time),
             Wait::Hello { counter, until } => {
                 if self.repl.topology_counter != counter || until <= now {
@@ -223,14 +250,44 @@ impl Mongod {
                     }
                 }
             }
-            Wait::ReadConcern | Wait::ConfigCommitted => {
+            Wait::ReadConcern | Wait::ConfigCommitted | Wait::Unlocked => {
                 self.finish(now, request, Err(max_time_expired()), None);
             }
-            Wait::Quorum { .. } if out_of_time => {
+            Wait::Asleep { .. } | Wait::Quorum { .. } if out_of_time => {
                 self.finish(now, request, Err(max_time_expired()), None);
             }
-            wait @ (Wait::Blocked { .. } | Wait::Quorum { .. } | Wait::Shutdown) => {
+            wait @ (Wait::Asleep { .. }
+            | Wait::Blocked { .. }
+            | Wait::Quorum { .. }
+            | Wait::Shutdown) => {
                 self.park(request, wait);
+            }
+        }
+    }
+
+    /// Ends what a connection's request waits for: it fails with `error`.
+    pub(crate) fn interrupt(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        error: CommandError,
+    ) {
+        let place = self.parked.iter().position(|parked| parked.connection() == connection);
+        let Some(Parked { request, wait }) = place.map(|place| self.parked.remove(place)) else {
+            return;
+        };
+        match wait {
+            Wait::WriteConcern { concern, outcome, .. } => {
+                let interrupted = concern.interrupted(error);
+                self.finish(now, request, outcome, Some(interrupted));
+            }
+            // A member that is on its way down is not held up.
+            Wait::Shutdown => self.park(request, Wait::Shutdown),
+            wait => {
+                if matches!(wait, Wait::StepDown { .. }) {
+                    self.abandon_step_down();
+                }
+                self.finish(now, request, Err(error), None);
             }
         }
     }
