@@ -53,6 +53,7 @@ mod connection;
 pub mod error;
 pub mod event;
 mod executor;
+mod extended_json;
 mod monitor;
 pub mod operation;
 pub mod options;
@@ -61,6 +62,7 @@ pub mod sdam;
 pub mod selection;
 mod session;
 mod sync;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -68,11 +70,12 @@ pub mod transport;
 pub mod uri;
 pub mod wire;
 
-pub use client::{Client, ClientSession, Collection, Cursor, Database};
+pub use client::{ChangeStream, Client, ClientSession, Collection, Cursor, Database};
 pub use error::{Error, ErrorKind, Result};
 pub use executor::ServerStats;
 pub use operation::{
     DeleteResult, Hint, IndexModel, IndexOptions, ReturnDocument, UpdateModifications, UpdateResult,
 };
+pub use session::{TransactionOptions, TransactionState};
 pub use time::Instant;
 pub use uri::ServerAddress;

@@ -3,13 +3,14 @@
 use std::borrow::Borrow;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::Document;
 use serde::Serialize;
 
 use super::{
     Aggregate, Client, Count, CreateIndexes, Database, Delete, Distinct, Drop, EstimatedCount,
-    Find, FindOne, FindOneAndModify, InsertMany, InsertOne, ListIndexes, Update,
+    Find, FindOne, FindOneAndModify, InsertMany, InsertOne, ListIndexes, Update, Watch, Watched,
 };
 use crate::error::Result;
 use crate::operation::{Change, IndexModel, Modification, UpdateModifications};
@@ -24,6 +25,8 @@ pub struct CollectionOptions {
     pub read_concern: Option<ReadConcern>,
     /// Who must have a write.
     pub write_concern: Option<WriteConcern>,
+    /// How long each operation may take (`timeoutMS`); zero is no limit.
+    pub timeout: Option<Duration>,
 }
 
 impl CollectionOptions {
@@ -35,6 +38,7 @@ impl CollectionOptions {
                 .or_else(|| others.selection_criteria.clone()),
             read_concern: self.read_concern.or_else(|| others.read_concern.clone()),
             write_concern: self.write_concern.or_else(|| others.write_concern.clone()),
+            timeout: self.timeout.or(others.timeout),
         }
     }
 }
@@ -96,6 +100,12 @@ impl<T> Collection<T> {
         self.with_options(CollectionOptions { write_concern, ..Default::default() })
     }
 
+    /// The same collection, each operation of which may take this long.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        self.with_options(CollectionOptions { timeout: Some(timeout), ..Default::default() })
+    }
+
     /// The client.
     pub fn client(&self) -> &Client {
         self.inner.database.client()
@@ -139,6 +149,23 @@ impl<T> Collection<T> {
             pipeline.into_iter().collect(),
             &self.inner.options,
         )
+    }
+
+    /// Watches what happens in the collection; each event carries its document as a `T`.
+    ///
+    /// ```no_run
+    /// # async fn example(notes: stepdown_driver::Collection<bson::Document>) -> stepdown_driver::Result<()> {
+    /// let mut changes = notes.watch().await?;
+    /// while let Some(event) = changes.next().await? {
+    ///     println!("{:?} {:?}", event.operation_type, event.full_document);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch(&self) -> Watch<T> {
+        let database = &self.inner.database;
+        let watched = Watched::Collection(database.name().to_owned(), self.inner.name.clone());
+        Watch::new(database.client().clone(), watched, Vec::new(), self.inner.options.clone())
     }
 
     /// The different values of `field` among the documents that match `filter`.

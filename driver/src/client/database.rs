@@ -6,7 +6,7 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 
 use super::{
     Aggregate, Client, Collection, CollectionOptions, CreateCollection, DropDatabase,
-    ListCollectionNames, ListCollections, RunCommand, to_raw,
+    ListCollectionNames, ListCollections, RunCommand, Watch, Watched, to_raw,
 };
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
 
@@ -20,11 +20,7 @@ pub struct Database {
 
 impl Database {
     pub(super) fn new(client: Client, name: &str) -> Self {
-        let options = CollectionOptions {
-            selection_criteria: client.selection_criteria(),
-            read_concern: client.options().read_concern.clone(),
-            write_concern: client.options().write_concern.clone(),
-        };
+        let options = client.collection_options();
         Database { client, name: name.into(), options }
     }
 
@@ -60,6 +56,11 @@ impl Database {
         self.options.write_concern.as_ref()
     }
 
+    /// What its reads and writes use where nothing else is said.
+    pub fn options(&self) -> &CollectionOptions {
+        &self.options
+    }
+
     /// The collection `name`, whose documents are read and written as `T`; no round trip.
     pub fn collection<T>(&self, name: &str) -> Collection<T> {
         Collection::new(self.clone(), name, self.options.clone())
@@ -88,6 +89,12 @@ impl Database {
     /// An aggregation over the database (`$currentOp`, ...).
     pub fn aggregate(&self, pipeline: impl IntoIterator<Item = Document>) -> Aggregate<Document> {
         Aggregate::new(self.clone(), None, pipeline.into_iter().collect(), &self.options)
+    }
+
+    /// Watches what happens in the collections of the database.
+    pub fn watch(&self) -> Watch<Document> {
+        let watched = Watched::Database(self.name.to_string());
+        Watch::new(self.client.clone(), watched, Vec::new(), self.options.clone())
     }
 
     /// Creates a collection.

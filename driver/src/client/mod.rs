@@ -4,12 +4,14 @@
 //! where, waiting out a failover) is added.
 
 mod action;
+mod change_stream;
 mod collection;
 mod crud;
 mod cursor;
 mod database;
 mod reconnect;
 mod session;
+mod terms;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,12 +19,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{Document, RawDocumentBuf};
+use bson::{Document, RawDocument, RawDocumentBuf};
 
 pub use self::action::{
     Aggregate, Count, CreateCollection, CreateIndexes, Delete, Distinct, Drop, DropDatabase,
     EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany, InsertOne, ListCollectionNames,
-    ListCollections, ListDatabases, ListIndexes, RunCommand, Update,
+    ListCollections, ListDatabases, ListIndexes, RunCommand, Update, Watch,
+};
+use self::change_stream::Watched;
+pub use self::change_stream::{
+    ChangeNamespace, ChangeStream, ChangeStreamEvent, OperationType, ResumeToken, TruncatedArray,
+    UpdateDescription,
 };
 pub use self::collection::{Collection, CollectionOptions};
 pub use self::crud::{
@@ -30,13 +37,14 @@ pub use self::crud::{
 };
 pub use self::cursor::Cursor;
 pub use self::database::Database;
-pub use self::session::{ClientSession, SessionOptions};
+pub use self::session::{ClientSession, SessionOptions, StartTransaction};
+use self::terms::Terms;
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::{Cluster, Reply, ServerStats, execute};
+use crate::executor::{Cluster, Reply, Scope, ServerStats, execute};
 use crate::operation::{Command, integer, list_databases, run_command};
 use crate::options::{ClientOptions, SelectionCriteria};
 use crate::sdam::TopologyDescription;
-use crate::session::{SessionSlot, SharedSession};
+use crate::session::SessionSlot;
 use crate::time::Instant;
 use crate::transport::Transport;
 use crate::uri::{ConnectionString, ServerAddress};
@@ -135,8 +143,8 @@ impl Client {
     ///
     /// # Errors
     /// `InvalidArgument` for options that contradict each other, or ask for what is not supported:
-    /// a proxy, a load balancer, `timeoutMS`; or for what this build was made without: see the
-    /// features. `InvalidTlsConfig` for certificates that cannot be read.
+    /// a proxy, a load balancer; or for what this build was made without: see the features.
+    /// `InvalidTlsConfig` for certificates that cannot be read.
     pub fn with_transport(
         options: impl IntoClientOptions,
         transport: Arc<dyn Transport>,
@@ -249,9 +257,9 @@ impl Client {
     /// A session with `options`.
     ///
     /// # Errors
-    /// As [`Client::start_session`].
+    /// `InvalidArgument` for options that exclude each other.
     pub async fn start_session_with(&self, options: SessionOptions) -> Result<ClientSession> {
-        Ok(ClientSession::new(self.clone(), &options))
+        ClientSession::new(self.clone(), options)
     }
 
     /// The databases of the deployment.
@@ -265,7 +273,9 @@ impl Client {
     /// What running the command fails with.
     pub async fn list_database_names(&self) -> Result<Vec<String>> {
         let command = list_databases(None, true)?;
-        let reply = self.run(&command, None).await?;
+        let mut terms = Terms::default();
+        terms.begin(self, self.options().timeout)?;
+        let reply = self.run(&command, &terms).await?;
         let mut names = Vec::new();
         for database in reply.body.get_array("databases")? {
             if let bson::raw::RawBsonRef::Document(database) = database? {
@@ -273,6 +283,12 @@ impl Client {
             }
         }
         Ok(names)
+    }
+
+    /// Watches what happens in all databases.
+    pub fn watch(&self) -> Watch<Document> {
+        let options = self.collection_options();
+        Watch::new(self.clone(), Watched::Deployment, Vec::new(), options)
     }
 
     /// Ends monitors, pools and sessions, of all clones. Operations fail with `Shutdown` from now on.
@@ -301,7 +317,11 @@ impl Client {
                 return;
             }
             let mut none = SessionSlot::none();
-            if execute(cluster, &command, &mut none).await.is_err() {
+            let scope = Scope::quiet(
+                cluster,
+                self.options().timeout.map(|timeout| self::terms::deadline(cluster.now(), timeout)),
+            );
+            if execute(cluster, &command, &mut none, &scope).await.is_err() {
                 return;
             }
         }
@@ -321,22 +341,53 @@ impl Client {
         self.cluster().new_object_id()
     }
 
-    /// Runs a command in the caller's session or one of its own.
-    pub(crate) async fn run(
-        &self,
-        command: &Command,
-        session: Option<Arc<SharedSession>>,
-    ) -> Result<Reply> {
-        let mut slot = self.slot(command, session)?;
-        execute(self.cluster(), command, &mut slot).await
+    /// Runs a command under `terms`, as an operation of its own.
+    pub(crate) async fn run(&self, command: &Command, terms: &Terms) -> Result<Reply> {
+        self.run_checked(command, terms, |_| Ok(())).await
     }
 
-    pub(crate) fn slot(
+    /// The same, and looks at the reply.
+    pub(crate) async fn run_checked(
         &self,
         command: &Command,
-        session: Option<Arc<SharedSession>>,
-    ) -> Result<SessionSlot> {
-        if let Some(session) = &session {
+        terms: &Terms,
+        check: fn(&RawDocument) -> Result<()>,
+    ) -> Result<Reply> {
+        let mut slot = self.slot(command, terms)?;
+        let cluster = self.cluster();
+        let scope = Scope::of(cluster, command, terms.session.as_ref(), terms.limit);
+        let ran = execute(cluster, command, &mut slot, &scope).await;
+        let checked = ran.and_then(|reply| check(&reply.body).map(|()| reply));
+        if scope.limit.is_none() && checked.is_ok() {
+            return checked;
+        }
+        scope.outcome(cluster.now(), checked)
+    }
+
+    /// Runs one of several commands of an operation.
+    pub(crate) async fn run_in(
+        &self,
+        command: &Command,
+        terms: &Terms,
+        scope: &Scope,
+    ) -> Result<Reply> {
+        let mut slot = self.slot(command, terms)?;
+        execute(self.cluster(), command, &mut slot, scope).await
+    }
+
+    /// What the commands of an operation on `namespace` share.
+    pub(crate) fn scope(
+        &self,
+        name: &str,
+        namespace: (&str, Option<&str>),
+        terms: &Terms,
+    ) -> Scope {
+        Scope::named(self.cluster(), name, namespace, terms.session.as_ref(), terms.limit)
+    }
+
+    /// The session a command runs in.
+    pub(crate) fn slot(&self, command: &Command, terms: &Terms) -> Result<SessionSlot> {
+        if let Some(session) = &terms.session {
             if !session.belongs_to(self.cluster()) {
                 return Err(Error::invalid_argument("the session belongs to another client"));
             }
@@ -345,7 +396,17 @@ impl Client {
                 return Err(Error::invalid_argument(message));
             }
         }
-        Ok(SessionSlot::from_option(session))
+        Ok(SessionSlot::from_option(terms.session.clone()))
+    }
+
+    /// What reads and writes use where nothing else is said.
+    pub(crate) fn collection_options(&self) -> CollectionOptions {
+        CollectionOptions {
+            selection_criteria: self.selection_criteria(),
+            read_concern: self.options().read_concern.clone(),
+            write_concern: self.options().write_concern.clone(),
+            timeout: self.options().timeout,
+        }
     }
 
     /// What reads use where nothing else is said.
@@ -370,9 +431,6 @@ fn refuse_unsupported(options: &ClientOptions) -> Result<()> {
     }
     if options.load_balanced == Some(true) {
         return refuse("loadBalanced=true");
-    }
-    if options.timeout.is_some_and(|timeout| !timeout.is_zero()) {
-        return refuse("timeoutMS");
     }
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! The whole client over a scripted outside.
 
+mod change_streams;
+mod limits;
+mod transactions;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

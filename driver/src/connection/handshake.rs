@@ -49,6 +49,8 @@ pub(crate) struct Unestablished {
 pub(crate) struct ServerTraits {
     /// The server's own number for the connection.
     pub(crate) server_connection_id: Option<i64>,
+    /// The newest wire version it speaks.
+    pub(crate) max_wire_version: i32,
     /// Sessions are known (`logicalSessionTimeoutMinutes` was there).
     pub(crate) sessions: bool,
     /// A member of an initiated replica set, or a mongos: retryable writes are known.
@@ -74,6 +76,11 @@ impl ServerTraits {
                 Ok(Some(RawBsonRef::Int64(id))) => Some(id),
                 Ok(Some(RawBsonRef::Double(id))) => Some(id as i64),
                 _ => None,
+            },
+            max_wire_version: match reply.get("maxWireVersion") {
+                Ok(Some(RawBsonRef::Int32(version))) => version,
+                Ok(Some(RawBsonRef::Int64(version))) => i32::try_from(version).unwrap_or(0),
+                _ => 0,
             },
             sessions: has("logicalSessionTimeoutMinutes"),
             retryable_writes: has("logicalSessionTimeoutMinutes") && (initiated || mongos),

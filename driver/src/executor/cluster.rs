@@ -26,6 +26,7 @@ use crate::sdam::{
 use crate::selection::{self, Pick, Request};
 use crate::session::{ClusterTime, ServerSession, ServerSessionPool};
 use crate::sync::{Either, Signal, lock, select2};
+use crate::telemetry::{Tracer, TracingOptions};
 use crate::time::Instant;
 use crate::transport::Transport;
 use crate::uri::ServerAddress;
@@ -42,6 +43,17 @@ impl Server {
     pub(crate) fn address(&self) -> &ServerAddress {
         self.pool.address()
     }
+}
+
+/// The server an operation goes to.
+pub(crate) struct Selected {
+    pub(crate) server: Arc<Server>,
+    /// What was believed when it was selected.
+    pub(crate) topology: Arc<TopologyDescription>,
+    /// The least round-trip time measured of it; looked up only where there is a time limit.
+    pub(crate) min_round_trip_time: Duration,
+    /// When a connection must be there: [`Instant::NEVER`] leaves that to `waitQueueTimeoutMS`.
+    pub(crate) check_out_by: Instant,
 }
 
 type Servers = BTreeMap<ServerAddress, Arc<Server>>;
@@ -67,6 +79,7 @@ pub(crate) struct Cluster {
     operations: AtomicU64,
     closed: AtomicBool,
     monitors_lost: AtomicBool,
+    tracer: Option<Arc<dyn Tracer>>,
 }
 
 struct State {
@@ -123,6 +136,7 @@ impl Cluster {
             operations: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             monitors_lost: AtomicBool::new(false),
+            tracer: options.tracing.as_ref().and_then(TracingOptions::tracer),
             options,
             transport,
         }))
@@ -222,6 +236,11 @@ impl Cluster {
         }
     }
 
+    /// Who makes spans.
+    pub(crate) fn tracer(&self) -> Option<&Arc<dyn Tracer>> {
+        self.tracer.as_ref()
+    }
+
     /// Who hears about commands.
     pub(crate) fn command_events(&self) -> Option<&EventHandler<CommandEvent>> {
         self.options.command_event_handler.as_ref()
@@ -284,7 +303,8 @@ impl Cluster {
         }
     }
 
-    /// The server an operation goes to, waited for as long as `serverSelectionTimeoutMS`.
+    /// The server an operation goes to, waited for as long as `serverSelectionTimeoutMS`, and not
+    /// beyond `limit` (`timeoutMS`).
     ///
     /// # Errors
     /// `ServerSelection` if none was found in time, `Shutdown` if the client is closed, and what
@@ -293,9 +313,11 @@ impl Cluster {
         self: &Arc<Self>,
         target: &Target,
         avoid: &[ServerAddress],
-    ) -> Result<(Arc<Server>, Arc<TopologyDescription>)> {
+        limit: Option<Instant>,
+    ) -> Result<Selected> {
         let timeout = self.options.server_selection_timeout_or_default();
-        let mut by = None;
+        // With a limit the time for a connection is a part of the time for selection.
+        let mut by = limit.map(|limit| limit.min(self.now() + timeout));
         loop {
             self.revive_monitors();
             let seen = self.changed.version();
@@ -303,8 +325,15 @@ impl Cluster {
                 return Err(Error::new(ErrorKind::Shutdown));
             }
             let snapshot = self.snapshot();
-            if let Some(server) = self.pick(&snapshot, target, avoid)? {
-                return Ok((server, snapshot.description));
+            let late = limit.is_some() && by.is_some_and(|by| self.now() >= by);
+            if let Some(server) = self.pick(&snapshot, target, avoid)?.filter(|_| !late) {
+                let known = limit.and_then(|_| snapshot.description.server(server.address()));
+                return Ok(Selected {
+                    min_round_trip_time: known.map_or(Duration::ZERO, |s| s.min_round_trip_time),
+                    check_out_by: limit.and(by).unwrap_or(Instant::NEVER),
+                    server,
+                    topology: snapshot.description,
+                });
             }
             let now = self.now();
             let by = *by.get_or_insert_with(|| now + timeout);

@@ -5,20 +5,28 @@ use bson::{Bson, Document, RawDocument};
 
 use super::Cluster;
 use crate::connection::ServerTraits;
-use crate::operation::{BodyWriter, Command, Target};
+use crate::operation::{BodyWriter, Command, ReadConcernUse, Target};
 use crate::options::{ReadPreference, ReadPreferenceMode, SelectionCriteria};
 use crate::sdam::{TopologyDescription, TopologyType};
-use crate::session::SessionSlot;
+use crate::session::{ClusterTime, SessionFields};
 use crate::wire::{self, Flags};
 
 /// Everything one attempt adds to its command.
 pub(super) struct Envelope<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) command: &'a Command,
-    pub(super) session: Option<&'a SessionSlot>,
+    /// The body, which may be that of a repetition.
+    pub(super) body: &'a [u8],
+    /// What the session adds.
+    pub(super) fields: Option<&'a SessionFields>,
+    /// The cluster time of the caller's session.
+    pub(super) session_time: Option<&'a ClusterTime>,
+    /// The number of a retryable write.
     pub(super) txn_number: Option<i64>,
     pub(super) topology: &'a TopologyDescription,
     pub(super) traits: ServerTraits,
+    /// `maxTimeMS`, if it is not in the body.
+    pub(super) max_time: Option<i64>,
 }
 
 impl Envelope<'_> {
@@ -30,21 +38,31 @@ impl Envelope<'_> {
         out.extend_from_slice(&flags.0.to_le_bytes());
         out.push(0);
         let mut body = BodyWriter::new(out);
-        body.elements_of(&command.body);
+        body.elements_of(self.body);
         body.string("$db", &command.database);
-        if let Some(id) = self.session.and_then(SessionSlot::id) {
-            body.nested("lsid", |lsid| lsid.uuid("id", id));
+        if let Some(fields) = self.fields {
+            body.nested("lsid", |lsid| lsid.uuid("id", fields.id));
+            if let Some(number) = fields.transaction {
+                body.i64("txnNumber", number);
+                if fields.first {
+                    body.bool("startTransaction", true);
+                }
+                body.bool("autocommit", false);
+            }
         }
         if let Some(number) = self.txn_number {
             body.i64("txnNumber", number);
         }
-        let cluster_time = self.cluster.cluster_time.current();
+        let cluster_time = self.cluster.cluster_time.newer_of(self.session_time);
         if let Some(time) = cluster_time.filter(|_| self.traits.replica_set_member_or_mongos()) {
             body.document("$clusterTime", time.as_bytes());
         }
         self.add_read_concern(&mut body);
         self.add_read_preference(&mut body);
         self.cluster.add_server_api(&mut body);
+        if let Some(time) = self.max_time {
+            body.i64("maxTimeMS", time);
+        }
         body.finish();
         if let Some((field, documents)) = &command.sequence {
             let section = wire::begin_sequence(out, field);
@@ -55,20 +73,25 @@ impl Envelope<'_> {
     }
 
     fn add_read_concern(&self, body: &mut BodyWriter<'_>) {
-        if !self.command.takes_read_concern {
-            return;
-        }
-        let level = self.command.read_concern.as_ref().map(|concern| concern.level.as_str());
-        let after = self.session.and_then(SessionSlot::after_cluster_time);
+        let (level, after, at) = match self.fields {
+            Some(fields) => {
+                (fields.level.as_ref(), fields.after_cluster_time, fields.at_cluster_time)
+            }
+            None if self.command.concern == ReadConcernUse::Never => return,
+            None => (self.command.read_concern.as_ref().map(|concern| &concern.level), None, None),
+        };
         if level.is_none() && after.is_none() {
             return;
         }
         body.nested("readConcern", |concern| {
             if let Some(level) = level {
-                concern.string("level", level);
+                concern.string("level", level.as_str());
             }
             if let Some(after) = after {
                 concern.timestamp("afterClusterTime", after);
+            }
+            if let Some(at) = at {
+                concern.timestamp("atClusterTime", at);
             }
         });
     }

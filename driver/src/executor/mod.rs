@@ -7,30 +7,36 @@
 mod cluster;
 mod envelope;
 mod retry;
+mod scope;
 mod srv;
 mod stats;
+mod tell;
 
 use std::sync::Arc;
 
 use bson::RawDocumentBuf;
 
+use self::cluster::Selected;
 pub(crate) use self::cluster::{Cluster, Server};
 use self::envelope::Envelope;
 use self::retry::{RetryPolicy, RetrySettings, Verdict};
+pub(crate) use self::scope::Scope;
+use self::scope::time_for_server;
 use self::stats::InFlight;
 pub use self::stats::ServerStats;
-use crate::error::{Attempt, Error, Phase, Result, labels};
-use crate::event::{
-    CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, ConnectionInfo,
-};
-use crate::operation::{Command, Retry, Target, no_reply};
-use crate::options::DEFAULT_MAX_ADAPTIVE_RETRIES;
+use self::tell::Told;
+use crate::error::{Attempt, Error, ErrorKind, Phase, Result, labels};
+use crate::operation::{Command, MaxTime, Retry, Target, millis, no_reply};
+use crate::options::{DEFAULT_MAX_ADAPTIVE_RETRIES, ReadPreferenceMode};
 use crate::pool::Lease;
-use crate::sdam::{TopologyDescription, TopologyType};
+use crate::sdam::TopologyType;
 use crate::session::SessionSlot;
 use crate::time::Instant;
 use crate::uri::ServerAddress;
 use crate::wire::MAX_MESSAGE_SIZE_BYTES;
+
+/// The wire version of MongoDB 5.0, the first with snapshot reads outside of transactions.
+const SNAPSHOT_WIRE_VERSION: i32 = 13;
 
 /// A reply, and who gave it.
 #[derive(Debug)]
@@ -50,13 +56,15 @@ struct Failure {
     reply: Option<Reply>,
 }
 
-/// What stays the same over the attempts of one operation.
+/// What stays the same over the attempts of one command.
 struct Operation<'a> {
     cluster: &'a Arc<Cluster>,
     command: &'a Command,
-    id: i64,
+    scope: &'a Scope,
     /// The number of a retryable write, once one was given.
     txn_number: Option<i64>,
+    /// Whether an attempt failed after which the command may have been done.
+    in_doubt: bool,
 }
 
 /// Runs `command` under the rules of retrying, with the session in `session`.
@@ -69,9 +77,14 @@ pub(crate) async fn execute(
     cluster: &Arc<Cluster>,
     command: &Command,
     session: &mut SessionSlot,
+    scope: &Scope,
 ) -> Result<Reply> {
     let options = cluster.options();
     let topology_type = cluster.description().topology_type;
+    let in_transaction = command.retry != Retry::Ending && session.in_transaction();
+    if in_transaction {
+        check_in_transaction(command)?;
+    }
     let mut policy = RetryPolicy::new(RetrySettings {
         retry: command.retry,
         reads: options.retry_reads.unwrap_or(true),
@@ -79,18 +92,21 @@ pub(crate) async fn execute(
         max_adaptive: options.max_adaptive_retries.unwrap_or(DEFAULT_MAX_ADAPTIVE_RETRIES),
         retarget: options.enable_overload_retargeting.unwrap_or(false),
         sharded: topology_type == TopologyType::Sharded,
+        in_transaction,
+        limit: scope.limit,
     });
-    let mut operation =
-        Operation { cluster, command, id: cluster.next_operation_id(), txn_number: None };
+    let mut operation = Operation { cluster, command, scope, txn_number: None, in_doubt: false };
     let mut avoid = Vec::new();
     loop {
         let began = cluster.now();
-        let failure = match operation.attempt(session, &avoid, policy.retries() > 0).await {
+        let again = policy.retries() > 0;
+        let failure = match operation.attempt(session, &avoid, again, in_transaction).await {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
         let Failure { server, phase, error, reply } = *failure;
         let jitter = if error.is_overloaded() { cluster.transport().random() } else { 0 };
+        operation.in_doubt |= !error.is_refused_by_overload();
         let attempt = Attempt::new(server.clone(), phase, began, cluster.now(), error);
         match policy.failed(attempt, jitter) {
             Verdict::Retry { backoff, avoid: avoid_server } => {
@@ -109,29 +125,48 @@ pub(crate) async fn execute(
     }
 }
 
+/// Servers read in a transaction from the primary alone.
+fn check_in_transaction(command: &Command) -> Result<()> {
+    let Target::Readable(criteria) = &command.target else { return Ok(()) };
+    let primary = criteria
+        .as_read_preference()
+        .is_some_and(|preference| preference.mode() == ReadPreferenceMode::Primary);
+    if primary {
+        return Ok(());
+    }
+    let message = "read preference in a transaction must be primary".to_owned();
+    Err(Error::new(ErrorKind::Transaction { message }))
+}
+
 impl Operation<'_> {
     async fn attempt(
         &mut self,
         session: &mut SessionSlot,
         avoid: &[ServerAddress],
         again: bool,
+        in_transaction: bool,
     ) -> std::result::Result<Reply, Box<Failure>> {
         let (cluster, command) = (self.cluster, self.command);
-        let selected = cluster.select(&command.target, avoid).await;
-        let (server, topology) = selected.map_err(|error| {
+        let selected = cluster.select(&command.target, avoid, self.scope.limit).await;
+        let selected = selected.map_err(|error| {
+            let error = match in_transaction && error.is_server_selection() {
+                true => error.with_label(labels::TRANSIENT_TRANSACTION_ERROR),
+                false => error,
+            };
             Box::new(Failure { server: None, phase: Phase::Selection, error, reply: None })
         })?;
+        let server = selected.server.clone();
         // A getMore goes where its cursor is: that was chosen before.
         server.counters.selected(matches!(command.target, Target::Readable(_)));
         if again {
             server.counters.retried();
         }
         let in_flight = InFlight::on(&server);
-        let result = self.on_server(session, &server, &topology).await;
+        let result = self.on_server(session, &selected, in_transaction).await;
         drop(in_flight);
         result.map_err(|(phase, error, reply)| {
             server.counters.failed();
-            let error = self.label(phase, error);
+            let error = self.label(phase, error, in_transaction);
             Box::new(Failure { server: Some(server.address().clone()), phase, error, reply })
         })
     }
@@ -139,52 +174,85 @@ impl Operation<'_> {
     async fn on_server(
         &mut self,
         session: &mut SessionSlot,
-        server: &Arc<Server>,
-        topology: &TopologyDescription,
+        selected: &Selected,
+        in_transaction: bool,
     ) -> std::result::Result<Reply, (Phase, Error, Option<Reply>)> {
+        let server = &selected.server;
         let generation = server.pool.generation();
-        let mut lease = match server.pool.check_out(Instant::NEVER).await {
+        let mut lease = match server.pool.check_out(selected.check_out_by).await {
             Ok(lease) => lease,
             Err(error) => {
                 self.cluster.on_application_error(server, generation, false, &error);
                 return Err((Phase::CheckOut, error, None));
             }
         };
+        let unsent = |error| (Phase::CheckOut, error, None);
+        let now = self.cluster.now();
+        let max_time = self.max_time(now, selected).map_err(unsent)?;
         let replies = self.command.acknowledged;
         let with_session = replies && lease.traits.sessions;
         if with_session {
             session.ensure(self.cluster);
         }
+        let explicit = session.explicit().filter(|_| with_session).cloned();
+        if let Some(explicit) = &explicit
+            && explicit.options().snapshot
+            && lease.traits.max_wire_version < SNAPSHOT_WIRE_VERSION
+        {
+            let message = "Snapshot reads require MongoDB 5.0 or later";
+            return Err(unsent(Error::invalid_argument(message)));
+        }
         if self.command.retry == Retry::Write
             && with_session
+            && !in_transaction
             && lease.traits.retryable_writes
             && self.cluster.options().retry_writes.unwrap_or(true)
             && self.txn_number.is_none()
         {
             self.txn_number = session.next_txn_number();
         }
+        let fields = match with_session {
+            true => session.fields(self.command).map_err(unsent)?,
+            false => None,
+        };
+        let first = fields.as_ref().is_some_and(|fields| fields.first);
         let request_id = self.cluster.pools().next_request_id();
         Envelope {
             cluster: self.cluster,
             command: self.command,
-            session: with_session.then_some(&*session),
+            body: match &self.command.repeated_body {
+                Some(repeated) if self.in_doubt => repeated,
+                _ => &self.command.body,
+            },
+            fields: fields.as_ref(),
+            session_time: explicit.as_ref().map(|session| &session.cluster_time),
             txn_number: self.txn_number.filter(|_| with_session),
-            topology,
+            topology: &selected.topology,
             traits: lease.traits,
+            max_time,
         }
         .encode(request_id, lease.request_buffer());
         let size = lease.request_bytes().len();
         if size > MAX_MESSAGE_SIZE_BYTES {
+            if first {
+                session.take_back_first();
+            }
             let name = &self.command.name;
-            let error = Error::invalid_argument(format!(
+            return Err(unsent(Error::invalid_argument(format!(
                 "{name} takes {size} bytes; a message has {MAX_MESSAGE_SIZE_BYTES} at most"
-            ));
-            return Err((Phase::CheckOut, error, None));
+            ))));
         }
-        let timeout = self.cluster.options().socket_timeout.filter(|timeout| !timeout.is_zero());
-        let began = self.cluster.now();
-        lease.set_deadline(timeout.map_or(Instant::NEVER, |timeout| began + timeout));
-        let started = self.tell_started(&mut lease, request_id);
+        let began = now;
+        lease.set_deadline(match self.scope.limit {
+            Some(limit) => limit,
+            None => self
+                .cluster
+                .options()
+                .socket_timeout
+                .filter(|t| !t.is_zero())
+                .map_or(Instant::NEVER, |timeout| began + timeout),
+        });
+        let told = Told::started(self, &lease, request_id, fields.as_ref());
         if let Err(error) = lease.compress_request(&self.command.name) {
             return Err((Phase::CheckOut, error, None));
         }
@@ -194,7 +262,7 @@ impl Operation<'_> {
             Err(error) => {
                 session.network_failed();
                 self.cluster.on_application_error(server, lease.generation, true, &error);
-                self.tell_ended(started, began, Err(&error));
+                told.ended(self, began, Err(&error));
                 return Err((Phase::Exchange, error, None));
             }
         };
@@ -202,15 +270,18 @@ impl Operation<'_> {
             if let Ok(time) = body.get_document("$clusterTime") {
                 self.cluster.cluster_time.advance(time);
             }
-            session.replied(self.cluster.now(), &body);
+            session.replied(self.cluster.now(), self.command, &body);
         }
         if let Some(error) = Error::from_command_reply(&body) {
             let error = error.at(server.address().clone());
-            self.tell_ended(started, began, Err(&error));
+            told.ended(self, began, Err(&error));
             self.cluster.on_application_error(server, lease.generation, true, &error);
+            if first && error.is_refused_by_overload() {
+                session.take_back_first();
+            }
             return Err((Phase::Reply, error, None));
         }
-        self.tell_ended(started, began, Ok(&body));
+        told.ended(self, began, Ok(&body));
         // A server that steps down while it waits for the write concern says so there.
         let concern = Error::from_write_concern_error(&body);
         let reply = Reply { body, server: server.address().clone() };
@@ -224,63 +295,39 @@ impl Operation<'_> {
         }
     }
 
-    /// Adds the label that makes a write retryable where the driver itself knows that it is: nothing
-    /// was sent, or what was sent had a number by which the server knows it again.
-    fn label(&self, phase: Phase, error: Error) -> Error {
-        let retryable = self.command.retry == Retry::Write
-            && self.cluster.options().retry_writes.unwrap_or(true)
-            && (phase == Phase::CheckOut || self.txn_number.is_some())
-            && (error.is_network() || error.is_pool_cleared());
-        if retryable { error.with_label(labels::RETRYABLE_WRITE_ERROR) } else { error }
+    /// What `maxTimeMS` the executor adds (CSOT, "Command execution").
+    fn max_time(&self, now: Instant, selected: &Selected) -> Result<Option<i64>> {
+        let limit = self.scope.limit.filter(|limit| *limit != Instant::NEVER);
+        let left = match limit {
+            Some(limit) => Some(time_for_server(now, limit, selected.min_round_trip_time)?),
+            None => None,
+        };
+        Ok(match self.command.max_time {
+            MaxTime::Remaining => left,
+            MaxTime::Never => None,
+            MaxTime::AtMost(most) => Some(left.unwrap_or(i64::MAX).min(millis(most))),
+        })
     }
 
-    fn tell_started(&self, lease: &mut Lease, request_id: i32) -> Option<CommandStartedEvent> {
-        let handler = self.cluster.command_events()?;
-        let connection = ConnectionInfo::new(
-            u32::try_from(lease.id).unwrap_or(u32::MAX),
-            lease.traits.server_connection_id,
-            lease.server_address().clone(),
-        );
-        let document = if is_sensitive(&self.command.name) {
-            bson::Document::new()
-        } else {
-            envelope::as_document(lease.request_bytes())
-        };
-        let event = CommandStartedEvent::new(
-            Arc::new(document),
-            self.command.database.clone(),
-            self.command.name.to_string(),
-            request_id,
-            self.id,
-            connection,
-        );
-        handler.handle(CommandEvent::Started(event.clone()));
-        Some(event)
-    }
-
-    fn tell_ended(
-        &self,
-        started: Option<CommandStartedEvent>,
-        began: Instant,
-        result: std::result::Result<&RawDocumentBuf, &Error>,
-    ) {
-        let (Some(handler), Some(started)) = (self.cluster.command_events(), started) else {
-            return;
-        };
-        let duration = self.cluster.now() - began;
-        handler.handle(match result {
-            Ok(_) if is_sensitive(&self.command.name) => CommandEvent::Succeeded(
-                CommandSucceededEvent::of(&started, duration, Arc::new(RawDocumentBuf::new())),
-            ),
-            Ok(body) => CommandEvent::Succeeded(CommandSucceededEvent::of(
-                &started,
-                duration,
-                Arc::new(body.clone()),
-            )),
-            Err(error) => {
-                CommandEvent::Failed(CommandFailedEvent::of(&started, duration, error.clone()))
+    /// Adds the labels the driver itself knows of: a write is retryable where nothing was sent, or
+    /// what was sent had a number by which the server knows it again; a transaction can be run again
+    /// where no answer came.
+    fn label(&self, phase: Phase, error: Error, in_transaction: bool) -> Error {
+        if !(error.is_network() || error.is_pool_cleared()) {
+            return error;
+        }
+        if in_transaction {
+            return error.with_label(labels::TRANSIENT_TRANSACTION_ERROR);
+        }
+        let retryable = match self.command.retry {
+            Retry::Ending => true,
+            Retry::Write => {
+                self.cluster.options().retry_writes.unwrap_or(true)
+                    && (phase == Phase::CheckOut || self.txn_number.is_some())
             }
-        });
+            _ => false,
+        };
+        if retryable { error.with_label(labels::RETRYABLE_WRITE_ERROR) } else { error }
     }
 }
 

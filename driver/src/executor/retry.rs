@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use crate::error::{Attempt, Error, Phase, labels};
-use crate::operation::Retry;
+use crate::operation::{Retry, integer};
+use crate::time::Instant;
 
 /// The pause before a retry after an overload error starts from this.
 const BASE_BACKOFF: Duration = Duration::from_millis(100);
 /// It never grows beyond this.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// How many attempts an error tells of at most.
+const MAX_REMEMBERED: usize = 32;
 
 /// What comes after a failed attempt.
 #[derive(Debug)]
@@ -47,6 +50,10 @@ pub(crate) struct RetrySettings {
     pub(crate) retarget: bool,
     /// Whether the deployment is sharded: there the server that failed is always avoided.
     pub(crate) sharded: bool,
+    /// Whether it belongs to a transaction that goes on: then it is sent again after overload alone.
+    pub(crate) in_transaction: bool,
+    /// When it must be done; until then it is retried as often as it takes.
+    pub(crate) limit: Option<Instant>,
 }
 
 /// The state of one operation between its attempts.
@@ -76,34 +83,55 @@ impl RetryPolicy {
         if attempt.phase == Phase::Selection {
             return self.fail(attempt);
         }
-        let overload = error.is_overloaded() && error.contains_label(labels::RETRYABLE_ERROR);
-        self.overloaded |= overload;
+        let refused = error.is_refused_by_overload();
+        self.overloaded |= error.is_overloaded();
         let (allowed, retryable) = match settings.retry {
             Retry::Read => (settings.reads, error.is_retryable_read()),
+            Retry::OverloadedRead => (settings.reads, refused),
             Retry::Write => (settings.writes, error.is_retryable_write()),
-            // The other commands are retried only where the server refused to begin.
-            Retry::No => (settings.reads && settings.writes, overload),
+            Retry::OverloadedWrite => (settings.writes, refused),
+            Retry::Ending => (true, error.is_retryable_write()),
+            Retry::No => (settings.reads && settings.writes, refused),
         };
-        // One retry; if overload is part of the story, as many as it allows.
-        let max = if self.overloaded { settings.max_adaptive } else { 1 };
-        if !(allowed && (retryable || overload) && self.retries < max) {
+        let retryable = if settings.in_transaction { refused } else { retryable };
+        // One retry, or as many as there is time for; if overload is part of the story, as many as it
+        // allows.
+        let max = match settings.limit {
+            _ if self.overloaded => settings.max_adaptive,
+            Some(_) => u32::MAX,
+            None => 1,
+        };
+        if !(allowed && retryable && self.retries < max) {
+            return self.fail(attempt);
+        }
+        let overload = error.is_overloaded();
+        let backoff = overload.then(|| backoff(base_backoff(error), self.retries + 1, jitter));
+        let resumed = attempt.ended + backoff.unwrap_or_default();
+        if settings.limit.is_some_and(|limit| resumed >= limit) {
             return self.fail(attempt);
         }
         self.retries += 1;
-        self.attempts.push(attempt);
-        let backoff = overload.then(|| backoff(self.retries, jitter));
+        self.remember(attempt);
         Verdict::Retry { backoff, avoid: settings.sharded || (overload && settings.retarget) }
+    }
+
+    /// Keeps an attempt for the story; where there are very many, the first and the last ones.
+    fn remember(&mut self, attempt: Attempt) {
+        if self.attempts.len() == MAX_REMEMBERED {
+            self.attempts.remove(MAX_REMEMBERED / 2);
+        }
+        self.attempts.push(attempt);
     }
 
     /// Picks the error to tell: of reads the newest, of writes the newest that may have written. An
     /// attempt that found no server, or sent nothing, explains nothing if another went before it.
     fn fail(&mut self, last: Attempt) -> Verdict {
         let says_something = |attempt: &Attempt| match self.settings.retry {
-            Retry::Write => {
+            Retry::Write | Retry::OverloadedWrite | Retry::Ending | Retry::No => {
                 attempt.phase > Phase::CheckOut
                     && !attempt.error.contains_label(labels::NO_WRITES_PERFORMED)
             }
-            Retry::Read | Retry::No => attempt.phase != Phase::Selection,
+            Retry::Read | Retry::OverloadedRead => attempt.phase != Phase::Selection,
         };
         self.attempts.push(last);
         let count = self.attempts.len();
@@ -116,9 +144,16 @@ impl RetryPolicy {
     }
 }
 
+/// What the server asks for (`baseBackoffMS`), or the specification's own base.
+fn base_backoff(error: &Error) -> Duration {
+    let asked = error.server_response().and_then(|reply| integer(reply, "baseBackoffMS"));
+    let asked = asked.and_then(|millis| u64::try_from(millis).ok()).filter(|millis| *millis > 0);
+    asked.map_or(BASE_BACKOFF, Duration::from_millis)
+}
+
 /// A random part of a time that doubles with each retry, in whole nanoseconds.
-fn backoff(retry: u32, jitter: u64) -> Duration {
-    let ceiling = BASE_BACKOFF.saturating_mul(2_u32.saturating_pow(retry)).min(MAX_BACKOFF);
+fn backoff(base: Duration, retry: u32, jitter: u64) -> Duration {
+    let ceiling = base.saturating_mul(2_u32.saturating_pow(retry)).min(MAX_BACKOFF);
     let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
     // The upper 64 bits of the product: a fraction of `nanos` below one.
     let part = (u128::from(nanos) * u128::from(jitter)) >> 64;
@@ -129,7 +164,6 @@ fn backoff(retry: u32, jitter: u64) -> Duration {
 mod tests {
     use super::*;
     use crate::error::{CommandError, ErrorKind};
-    use crate::time::Instant;
 
     fn settings(retry: Retry) -> RetrySettings {
         RetrySettings {
@@ -139,6 +173,8 @@ mod tests {
             max_adaptive: 2,
             retarget: false,
             sharded: false,
+            in_transaction: false,
+            limit: None,
         }
     }
 

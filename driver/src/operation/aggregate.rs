@@ -7,10 +7,10 @@ use bson::{Bson, Document};
 
 use super::update::documents;
 use super::{
-    BodyWriter, Command, Hint, Retry, Target, check_name, max_time, optional, optional_value,
-    write_concern,
+    BodyWriter, Command, Hint, Retry, Target, TimeoutMode, check_name, max_time, optional,
+    optional_value, write_concern,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
 
 /// What can be said about an aggregation. `None` means the server's default.
@@ -37,6 +37,8 @@ pub struct AggregateOptions {
     pub max_time: Option<Duration>,
     /// How long the server waits for what comes, with a tailable cursor.
     pub max_await_time: Option<Duration>,
+    /// What `timeoutMS` applies to; default: the whole life of the cursor.
+    pub timeout_mode: Option<TimeoutMode>,
     /// Variables for expressions.
     pub let_vars: Option<Document>,
     /// A remark for logs and the profiler.
@@ -54,6 +56,10 @@ pub(crate) fn aggregate(
     let writes = pipeline
         .last()
         .is_some_and(|stage| stage.contains_key("$out") || stage.contains_key("$merge"));
+    if writes && options.timeout_mode == Some(TimeoutMode::Iteration) {
+        let message = "a pipeline that writes has no cursor to limit each step of";
+        return Err(Error::invalid_argument(message));
+    }
     let mut bytes = Vec::with_capacity(256);
     let mut body = BodyWriter::new(&mut bytes);
     match collection {
@@ -89,7 +95,7 @@ pub(crate) fn aggregate(
         .read(options.selection_criteria.clone().unwrap_or_default())
         .with_read_concern(options.read_concern.as_ref());
     Ok(if writes {
-        Command { retry: Retry::No, target: Target::Writable, ..command }
+        Command { retry: Retry::OverloadedWrite, target: Target::Writable, ..command }
     } else {
         command
     })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bson::raw::RawBsonRef;
 use bson::{Bson, RawDocument, RawDocumentBuf};
 
-use super::{BodyWriter, Command, Target, integer, lacks, max_time, optional_value};
+use super::{BodyWriter, Command, MaxTime, Retry, Target, integer, lacks, optional_value};
 use crate::error::{Error, Result};
 use crate::uri::ServerAddress;
 
@@ -18,6 +18,8 @@ pub(crate) struct CursorReply {
     pub(crate) id: i64,
     /// `database.collection`, as the server calls it.
     pub(crate) namespace: String,
+    /// Where a change stream may be resumed once the batch was read.
+    pub(crate) post_batch_resume_token: Option<RawDocumentBuf>,
     reply: RawDocumentBuf,
     /// Where the rest of the batch stands in the reply.
     rest: Range<usize>,
@@ -40,10 +42,23 @@ impl CursorReply {
             }
             _ => return Err(lacks(command, "batch")),
         };
+        let post_batch_resume_token =
+            cursor.get_document("postBatchResumeToken").ok().map(RawDocument::to_owned);
         // The array is a part of the reply: find out which.
         let start = batch.as_bytes().as_ptr() as usize - reply.as_bytes().as_ptr() as usize;
         let end = start + batch.as_bytes().len();
-        Ok(CursorReply { id, namespace, rest: start + 4..end - 1, current: 0..0, reply })
+        let rest = start + 4..end - 1;
+        Ok(CursorReply { id, namespace, post_batch_resume_token, rest, current: 0..0, reply })
+    }
+
+    /// Whether documents of the batch are left.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// The reply it was read from.
+    pub(crate) fn reply(&self) -> &RawDocument {
+        &self.reply
     }
 
     /// Moves on to the next document of the batch. Returns whether there is one.
@@ -101,11 +116,12 @@ pub(crate) fn get_more(
     if let Some(size) = batch_size.filter(|size| *size > 0) {
         body.i64("batchSize", i64::from(size));
     }
-    max_time(&mut body, await_time);
     optional_value(&mut body, "comment", comment)?;
     body.finish();
     let mut command = Command::from_body(Cow::Borrowed("getMore"), database, bytes);
     command.target = Target::Server(server);
+    command.retry = Retry::OverloadedRead;
+    command.max_time = await_time.map_or(MaxTime::Never, MaxTime::AtMost);
     Ok(command)
 }
 
@@ -117,6 +133,7 @@ pub(crate) fn kill_cursors(namespace: &str, id: i64, server: ServerAddress) -> R
         Ok(())
     })?;
     command.target = Target::Server(server);
+    command.retry = Retry::OverloadedRead;
     Ok(command)
 }
 

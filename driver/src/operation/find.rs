@@ -51,6 +51,16 @@ pub enum CursorType {
     TailableAwait,
 }
 
+/// What `timeoutMS` applies to where a cursor is opened (CSOT, "Cursors").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimeoutMode {
+    /// To opening it and all its batches together.
+    CursorLifetime,
+    /// To opening it, and to each step anew.
+    Iteration,
+}
+
 /// What can be said about a `find`. `None` means the server's default.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -77,6 +87,8 @@ pub struct FindOptions {
     pub max_time: Option<Duration>,
     /// How long the server waits for what comes, with [`CursorType::TailableAwait`].
     pub max_await_time: Option<Duration>,
+    /// What `timeoutMS` applies to; default: the whole life of the cursor.
+    pub timeout_mode: Option<TimeoutMode>,
     /// A remark for logs and the profiler.
     pub comment: Option<Bson>,
     /// The rules of comparing strings.

@@ -138,13 +138,14 @@ pub(crate) fn create_indexes(
     indexes: Vec<IndexToCreate>,
     options: &CreateIndexOptions,
 ) -> Result<Command> {
-    Command::new("createIndexes", collection, database, |body| {
+    let command = Command::new("createIndexes", collection, database, |body| {
         let indexes = indexes.into_iter().map(|index| Bson::Document(index.document)).collect();
         body.value("indexes", &Bson::Array(indexes))?;
         max_time(body, options.max_time);
         optional_value(body, "comment", options.comment.as_ref())?;
         write_concern(body, options.write_concern.as_ref())
-    })
+    })?;
+    Ok(command.definition())
 }
 
 /// A `dropIndexes` of the index `name`; `*` is all of them.
@@ -154,10 +155,11 @@ pub(crate) fn drop_indexes(
     name: &str,
     concern: Option<&WriteConcern>,
 ) -> Result<Command> {
-    Command::new("dropIndexes", collection, database, |body| {
+    let command = Command::new("dropIndexes", collection, database, |body| {
         body.string("index", name);
         write_concern(body, concern)
-    })
+    })?;
+    Ok(command.definition())
 }
 
 /// A `listIndexes`: asked of the primary, as the specification wants it.

@@ -34,7 +34,7 @@ pub(crate) fn create_collection(
     collection: &str,
     options: &CreateCollectionOptions,
 ) -> Result<Command> {
-    Command::new("create", collection, database, |body| {
+    let command = Command::new("create", collection, database, |body| {
         if let Some(capped) = options.capped {
             body.bool("capped", capped);
         }
@@ -50,7 +50,8 @@ pub(crate) fn create_collection(
         }
         optional_value(body, "comment", options.comment.as_ref())?;
         write_concern(body, options.write_concern.as_ref())
-    })
+    })?;
+    Ok(command.definition().named("createCollection"))
 }
 
 /// A `drop`.
@@ -59,12 +60,15 @@ pub(crate) fn drop_collection(
     collection: &str,
     concern: Option<&WriteConcern>,
 ) -> Result<Command> {
-    Command::new("drop", collection, database, |body| write_concern(body, concern))
+    let command = Command::new("drop", collection, database, |body| write_concern(body, concern))?;
+    Ok(command.definition().named("dropCollection"))
 }
 
 /// A `dropDatabase`.
 pub(crate) fn drop_database(database: &str, concern: Option<&WriteConcern>) -> Result<Command> {
-    Command::new_on_database("dropDatabase", database, |body| write_concern(body, concern))
+    let command =
+        Command::new_on_database("dropDatabase", database, |body| write_concern(body, concern))?;
+    Ok(command.definition())
 }
 
 /// A `listCollections`: asked of the primary, as the specification wants it.

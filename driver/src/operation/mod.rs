@@ -15,7 +15,9 @@ mod index;
 mod insert;
 mod manage;
 mod run;
+mod transaction;
 mod update;
+mod watch;
 mod writer;
 
 use std::borrow::Cow;
@@ -41,7 +43,7 @@ pub use self::delete::{DeleteOptions, DeleteResult};
 pub use self::distinct::DistinctOptions;
 pub(crate) use self::distinct::{distinct, read_distinct};
 pub(crate) use self::find::find;
-pub use self::find::{CursorType, FindOptions, Hint};
+pub use self::find::{CursorType, FindOptions, Hint, TimeoutMode};
 pub use self::find_and_modify::{FindOneAndModifyOptions, ReturnDocument};
 pub(crate) use self::find_and_modify::{Modification, find_and_modify, read_value};
 pub use self::index::{CreateIndexOptions, IndexModel, IndexOptions};
@@ -53,19 +55,48 @@ pub(crate) use self::manage::{
     create_collection, drop_collection, drop_database, list_collections, list_databases,
 };
 pub(crate) use self::run::run_command;
+pub(crate) use self::transaction::{abort_transaction, commit_transaction};
 pub(crate) use self::update::{Change, read_update, update};
 pub use self::update::{UpdateModifications, UpdateOptions, UpdateResult};
+pub use self::watch::{ChangeStreamOptions, FullDocumentBeforeChangeType, FullDocumentType};
 pub(crate) use self::writer::BodyWriter;
 
 /// Which rules of retrying a command falls under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// Never retried (but see client backpressure).
+    /// Any command of the caller: sent again only where an overloaded server refused to begin, if
+    /// both `retryReads` and `retryWrites` are on.
     No,
+    /// A read that is sent again only where an overloaded server refused to begin.
+    OverloadedRead,
+    /// A write that is sent again only where an overloaded server refused to begin.
+    OverloadedWrite,
     /// A retryable read.
     Read,
     /// A retryable write: sent with a transaction number.
     Write,
+    /// The end of a transaction: retryable whatever the client's options say.
+    Ending,
+}
+
+/// What of a read concern a command takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadConcernUse {
+    /// Nothing.
+    Never,
+    /// `afterClusterTime` in a causally consistent session; a level too, if there is one.
+    Causal,
+}
+
+/// What of `maxTimeMS` the executor adds to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MaxTime {
+    /// What is left of `timeoutMS`, if that is set.
+    Remaining,
+    /// Nothing.
+    Never,
+    /// This, or what is left of `timeoutMS` if that is less.
+    AtMost(std::time::Duration),
 }
 
 /// Which servers a command may go to.
@@ -98,9 +129,14 @@ pub(crate) struct Command {
     pub(crate) acknowledged: bool,
     /// The read concern, which the executor adds.
     pub(crate) read_concern: Option<ReadConcern>,
-    /// Whether the command can have a read concern, so that a causally consistent session adds the
-    /// operation time it saw last.
-    pub(crate) takes_read_concern: bool,
+    /// What of a read concern it takes.
+    pub(crate) concern: ReadConcernUse,
+    /// What of `maxTimeMS` the executor adds.
+    pub(crate) max_time: MaxTime,
+    /// The body of an attempt that follows one whose outcome is unknown, if it is another.
+    pub(crate) repeated_body: Option<Vec<u8>>,
+    /// The name of the operation, where that is not the command's.
+    pub(crate) operation: Option<&'static str>,
 }
 
 impl Command {
@@ -146,7 +182,28 @@ impl Command {
             target: Target::Writable,
             acknowledged: true,
             read_concern: None,
-            takes_read_concern: false,
+            concern: ReadConcernUse::Never,
+            max_time: MaxTime::Remaining,
+            repeated_body: None,
+            operation: None,
+        }
+    }
+
+    /// The name of the operation it serves.
+    pub(crate) fn operation_name(&self) -> &str {
+        self.operation.unwrap_or(&self.name)
+    }
+
+    /// The collection it is about, if there is one.
+    pub(crate) fn collection(&self) -> Option<String> {
+        let body = RawDocument::from_bytes(&self.body).ok()?;
+        let (_, first) = body.iter().next()?.ok()?;
+        match first {
+            RawBsonRef::String(name) if self.database != "admin" => Some(name.to_owned()),
+            RawBsonRef::Int64(_) if self.name == "getMore" => {
+                body.get_str("collection").ok().map(str::to_owned)
+            }
+            _ => None,
         }
     }
 
@@ -158,14 +215,31 @@ impl Command {
 
     fn with_read_concern(mut self, read_concern: Option<&ReadConcern>) -> Self {
         self.read_concern = read_concern.cloned();
-        self.takes_read_concern = true;
+        self.concern = ReadConcernUse::Causal;
         self
     }
 
     /// A write: retryable if it is acknowledged and touches one document per statement.
     fn write(mut self, write_concern: Option<&WriteConcern>, retryable: bool) -> Self {
         self.acknowledged = write_concern.is_none_or(WriteConcern::is_acknowledged);
-        self.retry = if retryable && self.acknowledged { Retry::Write } else { Retry::No };
+        self.retry = match retryable && self.acknowledged {
+            true => Retry::Write,
+            false => Retry::OverloadedWrite,
+        };
+        self.concern = ReadConcernUse::Causal;
+        self
+    }
+
+    /// A change of the catalog: never retried by itself, but causally consistent.
+    fn definition(mut self) -> Self {
+        self.retry = Retry::OverloadedWrite;
+        self.concern = ReadConcernUse::Causal;
+        self
+    }
+
+    /// The same command under the name of the operation it serves.
+    pub(crate) fn named(mut self, operation: &'static str) -> Self {
+        self.operation = Some(operation);
         self
     }
 }

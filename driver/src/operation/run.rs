@@ -22,5 +22,6 @@ pub(crate) fn run_command(
     let name = name.as_str().to_owned();
     let mut command = Command::from_body(Cow::Owned(name), database, body.as_bytes().to_vec());
     command.target = Target::Readable(criteria.unwrap_or_default());
+    command.operation = Some("runCommand");
     Ok(command)
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use bson::Document;
 
 pub use crate::operation::{
-    AggregateOptions, CountOptions, CreateCollectionOptions, CreateIndexOptions, CursorType,
-    DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions, FindOneAndModifyOptions,
-    FindOptions, Hint, IndexOptions, InsertOptions, ReturnDocument, UpdateModifications,
-    UpdateOptions,
+    AggregateOptions, ChangeStreamOptions, CountOptions, CreateCollectionOptions,
+    CreateIndexOptions, CursorType, DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions,
+    FindOneAndModifyOptions, FindOptions, FullDocumentBeforeChangeType, FullDocumentType, Hint,
+    IndexOptions, InsertOptions, ReturnDocument, TimeoutMode, UpdateModifications, UpdateOptions,
 };
 pub use concern::{Acknowledgment, ReadConcern, ReadConcernLevel, WriteConcern};
 pub use credential::{AuthMechanism, Credential};
@@ -24,6 +24,7 @@ pub use read_preference::{
 
 use crate::error::{Error, Result};
 use crate::event::{CmapEvent, CommandEvent, EventHandler, SdamEvent};
+pub use crate::telemetry::TracingOptions;
 use crate::uri::ServerAddress;
 
 /// `connectTimeoutMS` where nothing is said.
@@ -115,6 +116,8 @@ pub struct ClientOptions {
     pub socket_timeout: Option<Duration>,
     /// `timeoutMS`: the one deadline of a whole operation; zero is no limit.
     pub timeout: Option<Duration>,
+    /// Whether spans are made of operations and commands, and by whom; default: not.
+    pub tracing: Option<TracingOptions>,
     /// `tls` and its companions.
     pub tls: Option<Tls>,
     /// `w`, `wTimeoutMS`, `journal`.

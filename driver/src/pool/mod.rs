@@ -337,7 +337,11 @@ impl Pool {
         by: Instant,
     ) -> Result<Grant> {
         let mut place = Place { pool: self, ticket, receiver: Some(receiver) };
-        let by = self.context.wait_queue_timeout.map_or(by, |timeout| by.min(began + timeout));
+        // A deadline of the operation overrides `waitQueueTimeoutMS`.
+        let by = match self.context.wait_queue_timeout {
+            Some(timeout) if by == Instant::NEVER => began + timeout,
+            _ => by,
+        };
         let receiver = place.receiver.as_mut().expect("the place was just made");
         let granted = if by == Instant::NEVER {
             receiver.await

@@ -31,6 +31,15 @@ impl ClusterTime {
         }
     }
 
+    /// The newer of what this and `other` have seen.
+    pub(crate) fn newer_of(&self, other: Option<&ClusterTime>) -> Option<Arc<RawDocumentBuf>> {
+        let newest = |time: &ClusterTime| time.newest.load(Ordering::Acquire);
+        match other {
+            Some(other) if newest(other) > newest(self) => other.current(),
+            _ => self.current(),
+        }
+    }
+
     /// What the next request passes on.
     pub(crate) fn current(&self) -> Option<Arc<RawDocumentBuf>> {
         if self.newest.load(Ordering::Acquire) == 0 {

@@ -1,68 +1,15 @@
 //! The session of one operation, and of one cursor.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use bson::raw::RawBsonRef;
-use bson::{RawDocument, Timestamp};
+use bson::RawDocument;
 
-use super::ServerSession;
+use super::shared::SessionFields;
+use super::{ServerSession, SharedSession};
+use crate::error::Result;
 use crate::executor::Cluster;
-use crate::sync::lock;
+use crate::operation::{Command, ReadConcernUse};
 use crate::time::Instant;
-
-/// What an explicit session knows; shared by the session and the operations that use it.
-pub(crate) struct SharedSession {
-    cluster: Arc<Cluster>,
-    state: Mutex<SharedState>,
-}
-
-struct SharedState {
-    server: Option<ServerSession>,
-    causal_consistency: bool,
-    operation_time: Option<Timestamp>,
-}
-
-impl SharedSession {
-    /// A session that has not been used.
-    pub(crate) fn new(cluster: Arc<Cluster>, causal_consistency: bool) -> Arc<Self> {
-        let server = Some(cluster.take_session());
-        let state = SharedState { server, causal_consistency, operation_time: None };
-        Arc::new(SharedSession { cluster, state: Mutex::new(state) })
-    }
-
-    /// The UUID of its `lsid`.
-    pub(crate) fn id(&self) -> Option<[u8; 16]> {
-        lock(&self.state).server.as_ref().map(|session| session.id)
-    }
-
-    /// When the server said it had done the last operation.
-    pub(crate) fn operation_time(&self) -> Option<Timestamp> {
-        lock(&self.state).operation_time
-    }
-
-    /// Later reads see at least what was there at `time`.
-    pub(crate) fn advance_operation_time(&self, time: Timestamp) {
-        let mut state = lock(&self.state);
-        let later = |known: Timestamp| (time.time, time.increment) > (known.time, known.increment);
-        if state.operation_time.is_none_or(later) {
-            state.operation_time = Some(time);
-        }
-    }
-
-    /// Whether it belongs to this client.
-    pub(crate) fn belongs_to(&self, cluster: &Arc<Cluster>) -> bool {
-        Arc::ptr_eq(&self.cluster, cluster)
-    }
-}
-
-impl Drop for SharedSession {
-    fn drop(&mut self) {
-        let server = lock(&self.state).server.take();
-        if let Some(server) = server {
-            self.cluster.give_back_session(server);
-        }
-    }
-}
 
 /// The session an operation uses: the caller's, or one of its own that is taken when it is needed and
 /// goes back when the slot is dropped.
@@ -103,6 +50,19 @@ impl SessionSlot {
         session.map_or_else(|| SessionSlot::Implicit(Implicit::default()), SessionSlot::Explicit)
     }
 
+    /// The caller's session.
+    pub(crate) fn explicit(&self) -> Option<&Arc<SharedSession>> {
+        match self {
+            SessionSlot::Explicit(shared) => Some(shared),
+            _ => None,
+        }
+    }
+
+    /// Whether the operation belongs to a transaction that goes on.
+    pub(crate) fn in_transaction(&self) -> bool {
+        self.explicit().is_some_and(|shared| shared.in_transaction())
+    }
+
     /// Takes an implicit session now, if none was taken yet: after a connection was checked out,
     /// so that no more sessions are made than connections. From now on a request is under way.
     pub(crate) fn ensure(&mut self, cluster: &Arc<Cluster>) {
@@ -114,14 +74,29 @@ impl SessionSlot {
         }
     }
 
-    /// The UUID of the `lsid`.
-    pub(crate) fn id(&self) -> Option<[u8; 16]> {
+    /// What the session adds to `command`, which is about to be sent.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the caller's session has ended.
+    pub(crate) fn fields(&self, command: &Command) -> Result<Option<SessionFields>> {
         match self {
-            SessionSlot::Implicit(implicit) => {
-                implicit.taken.as_ref().map(|(session, _)| session.id)
+            SessionSlot::Explicit(shared) => shared.fields(command).map(Some),
+            SessionSlot::Implicit(Implicit { taken: Some((session, _)), .. }) => {
+                let mut fields = SessionFields { id: session.id, ..SessionFields::default() };
+                if command.concern != ReadConcernUse::Never {
+                    let concern = command.read_concern.as_ref();
+                    fields.level = concern.map(|concern| concern.level.clone());
+                }
+                Ok(Some(fields))
             }
-            SessionSlot::Explicit(shared) => shared.id(),
-            SessionSlot::None => None,
+            SessionSlot::Implicit(_) | SessionSlot::None => Ok(None),
+        }
+    }
+
+    /// The first command of a transaction is to be sent as its first again.
+    pub(crate) fn take_back_first(&self) {
+        if let SessionSlot::Explicit(shared) = self {
+            shared.take_back_first();
         }
     }
 
@@ -136,24 +111,17 @@ impl SessionSlot {
     }
 
     /// A reply came to an operation of this session.
-    pub(crate) fn replied(&mut self, now: Instant, reply: &RawDocument) {
-        self.with(|session| session.last_use = now);
+    pub(crate) fn replied(&mut self, now: Instant, command: &Command, reply: &RawDocument) {
         match self {
-            SessionSlot::Implicit(implicit) => implicit.in_doubt = false,
-            SessionSlot::Explicit(shared) => {
-                if let Ok(Some(RawBsonRef::Timestamp(time))) = reply.get("operationTime") {
-                    shared.advance_operation_time(time);
+            SessionSlot::Implicit(implicit) => {
+                implicit.in_doubt = false;
+                if let Some((session, _)) = &mut implicit.taken {
+                    session.last_use = now;
                 }
             }
+            SessionSlot::Explicit(shared) => shared.replied(now, command, reply),
             SessionSlot::None => {}
         }
-    }
-
-    /// What a read of this session must at least see.
-    pub(crate) fn after_cluster_time(&self) -> Option<Timestamp> {
-        let SessionSlot::Explicit(shared) = self else { return None };
-        let state = lock(&shared.state);
-        state.operation_time.filter(|_| state.causal_consistency)
     }
 
     fn with<R>(&mut self, change: impl FnOnce(&mut ServerSession) -> R) -> Option<R> {
@@ -161,7 +129,7 @@ impl SessionSlot {
             SessionSlot::Implicit(implicit) => {
                 implicit.taken.as_mut().map(|(session, _)| change(session))
             }
-            SessionSlot::Explicit(shared) => lock(&shared.state).server.as_mut().map(change),
+            SessionSlot::Explicit(shared) => shared.with(change),
             SessionSlot::None => None,
         }
     }

@@ -2,15 +2,15 @@
 
 use std::future::IntoFuture;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::RawBsonRef;
 use bson::{Bson, Document, RawDocumentBuf};
 use serde::de::DeserializeOwned;
 
-use super::{builder, inherit, runs, session};
+use super::{builder, runs, session};
 use crate::client::cursor::{Cursor, CursorSettings};
+use crate::client::terms::Terms;
 use crate::client::{
     Client, ClientSession, Collection, CreateIndexesResult, Database, DatabaseSpecification,
     database_specification,
@@ -21,7 +21,6 @@ use crate::operation::{
     check_write_concern,
 };
 use crate::options::{SelectionCriteria, WriteConcern};
-use crate::session::SharedSession;
 use crate::transport::BoxFuture;
 
 /// Creates indexes: see [`Collection::create_index`] and [`Collection::create_indexes`].
@@ -30,7 +29,7 @@ pub struct CreateIndexes {
     collection: Collection<Document>,
     indexes: Vec<IndexModel>,
     options: CreateIndexOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -45,11 +44,13 @@ impl CreateIndexes {
         indexes: Vec<IndexModel>,
     ) -> Self {
         let options = CreateIndexOptions::default();
-        CreateIndexes { collection, indexes, options, session: None }
+        CreateIndexes { collection, indexes, options, terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<CreateIndexesResult> {
-        inherit(&mut self.options.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
+        self.terms.override_max_time(&mut self.options.max_time);
         let indexes =
             self.indexes.into_iter().map(IndexToCreate::new).collect::<Result<Vec<_>>>()?;
         let index_names = indexes.iter().map(|index| index.name.clone()).collect();
@@ -59,8 +60,7 @@ impl CreateIndexes {
             indexes,
             &self.options,
         )?;
-        let reply = self.collection.client().run(&command, self.session).await?;
-        check_write_concern(&reply.body)?;
+        client.run_checked(&command, &self.terms, check_write_concern).await?;
         Ok(CreateIndexesResult { index_names })
     }
 }
@@ -72,14 +72,14 @@ runs!(impl[] CreateIndexes => CreateIndexesResult);
 pub struct ListIndexes {
     collection: Collection<Document>,
     batch_size: Option<u32>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 session!(impl[] ListIndexes);
 
 impl ListIndexes {
     pub(in crate::client) fn new(collection: Collection<Document>) -> Self {
-        ListIndexes { collection, batch_size: None, session: None }
+        ListIndexes { collection, batch_size: None, terms: Terms::default() }
     }
 
     /// How many documents per batch.
@@ -88,11 +88,12 @@ impl ListIndexes {
         self
     }
 
-    async fn run(self) -> Result<Cursor<Document>> {
+    async fn run(mut self) -> Result<Cursor<Document>> {
+        self.terms.begin(self.collection.client(), self.collection.options().timeout)?;
         let database = self.collection.database().name();
         let command = operation::list_indexes(database, self.collection.name(), self.batch_size)?;
         let settings = CursorSettings { batch_size: self.batch_size, ..Default::default() };
-        Cursor::open(self.collection.client(), &command, self.session, settings).await
+        Cursor::open(self.collection.client(), command, self.terms, settings).await
     }
 }
 
@@ -104,14 +105,14 @@ pub struct Drop {
     collection: Collection<Document>,
     index: Option<String>,
     write_concern: Option<WriteConcern>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 session!(impl[] Drop);
 
 impl Drop {
     pub(in crate::client) fn collection(collection: Collection<Document>) -> Self {
-        Drop { collection, index: None, write_concern: None, session: None }
+        Drop { collection, index: None, write_concern: None, terms: Terms::default() }
     }
 
     pub(in crate::client) fn index(collection: Collection<Document>, name: String) -> Self {
@@ -125,15 +126,16 @@ impl Drop {
     }
 
     async fn run(mut self) -> Result<()> {
-        inherit(&mut self.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.write_concern, inherited)?;
         let (database, name) = (self.collection.database().name(), self.collection.name());
         let concern = self.write_concern.as_ref();
         let command = match &self.index {
             Some(index) => operation::drop_indexes(database, name, index, concern)?,
             None => operation::drop_collection(database, name, concern)?,
         };
-        match self.collection.client().run(&command, self.session).await {
-            Ok(reply) => check_write_concern(&reply.body),
+        match client.run_checked(&command, &self.terms, check_write_concern).await {
+            Ok(_) => Ok(()),
             // NamespaceNotFound: before 7.0 a server says so of a collection that is not there.
             Err(error) if self.index.is_none() && error.code() == Some(26) => Ok(()),
             Err(error) => Err(error),
@@ -148,14 +150,14 @@ runs!(impl[] Drop => ());
 pub struct DropDatabase {
     database: Database,
     write_concern: Option<WriteConcern>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 session!(impl[] DropDatabase);
 
 impl DropDatabase {
     pub(in crate::client) fn new(database: Database) -> Self {
-        DropDatabase { database, write_concern: None, session: None }
+        DropDatabase { database, write_concern: None, terms: Terms::default() }
     }
 
     /// Who must have it.
@@ -165,11 +167,12 @@ impl DropDatabase {
     }
 
     async fn run(mut self) -> Result<()> {
-        inherit(&mut self.write_concern, self.database.write_concern());
+        let client = self.database.client();
+        self.terms.begin_write(client, &mut self.write_concern, self.database.options())?;
         let concern = self.write_concern.as_ref();
         let command = operation::drop_database(self.database.name(), concern)?;
-        let reply = self.database.client().run(&command, self.session).await?;
-        check_write_concern(&reply.body)
+        client.run_checked(&command, &self.terms, check_write_concern).await?;
+        Ok(())
     }
 }
 
@@ -181,7 +184,7 @@ pub struct CreateCollection {
     database: Database,
     name: String,
     options: CreateCollectionOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -196,15 +199,16 @@ builder! {
 impl CreateCollection {
     pub(in crate::client) fn new(database: Database, name: &str) -> Self {
         let options = CreateCollectionOptions::default();
-        CreateCollection { database, name: name.to_owned(), options, session: None }
+        CreateCollection { database, name: name.to_owned(), options, terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<()> {
-        inherit(&mut self.options.write_concern, self.database.write_concern());
+        let (client, inherited) = (self.database.client(), self.database.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
         let command =
             operation::create_collection(self.database.name(), &self.name, &self.options)?;
-        let reply = self.database.client().run(&command, self.session).await?;
-        check_write_concern(&reply.body)
+        client.run_checked(&command, &self.terms, check_write_concern).await?;
+        Ok(())
     }
 }
 
@@ -215,14 +219,14 @@ runs!(impl[] CreateCollection => ());
 pub struct ListCollections {
     database: Database,
     filter: Option<Document>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 session!(impl[] ListCollections);
 
 impl ListCollections {
     pub(in crate::client) fn new(database: Database) -> Self {
-        ListCollections { database, filter: None, session: None }
+        ListCollections { database, filter: None, terms: Terms::default() }
     }
 
     /// Only those whose description matches.
@@ -231,11 +235,12 @@ impl ListCollections {
         self
     }
 
-    async fn run(self) -> Result<Cursor<Document>> {
+    async fn run(mut self) -> Result<Cursor<Document>> {
+        self.terms.begin(self.database.client(), self.database.options().timeout)?;
         let command =
             operation::list_collections(self.database.name(), self.filter.as_ref(), false)?;
         let settings = CursorSettings::default();
-        Cursor::open(self.database.client(), &command, self.session, settings).await
+        Cursor::open(self.database.client(), command, self.terms, settings).await
     }
 }
 
@@ -246,14 +251,14 @@ runs!(impl[] ListCollections => Cursor<Document>);
 pub struct ListCollectionNames {
     database: Database,
     filter: Option<Document>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 session!(impl[] ListCollectionNames);
 
 impl ListCollectionNames {
     pub(in crate::client) fn new(database: Database) -> Self {
-        ListCollectionNames { database, filter: None, session: None }
+        ListCollectionNames { database, filter: None, terms: Terms::default() }
     }
 
     /// Only those whose description matches.
@@ -262,14 +267,15 @@ impl ListCollectionNames {
         self
     }
 
-    async fn run(self) -> Result<Vec<String>> {
+    async fn run(mut self) -> Result<Vec<String>> {
+        self.terms.begin(self.database.client(), self.database.options().timeout)?;
         // With a filter that looks at more than the name, the server must not give names alone.
         let names_do = self.filter.iter().flat_map(Document::keys).all(|key| key == "name");
         let command =
             operation::list_collections(self.database.name(), self.filter.as_ref(), names_do)?;
         let settings = CursorSettings::default();
         let mut cursor: Cursor<Document> =
-            Cursor::open(self.database.client(), &command, self.session, settings).await?;
+            Cursor::open(self.database.client(), command, self.terms, settings).await?;
         let mut names = Vec::new();
         while cursor.advance().await? {
             names.push(cursor.current().get_str("name")?.to_owned());
@@ -285,14 +291,14 @@ runs!(impl[] ListCollectionNames => Vec<String>);
 pub struct ListDatabases {
     client: Client,
     filter: Option<Document>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 session!(impl[] ListDatabases);
 
 impl ListDatabases {
     pub(in crate::client) fn new(client: Client) -> Self {
-        ListDatabases { client, filter: None, session: None }
+        ListDatabases { client, filter: None, terms: Terms::default() }
     }
 
     /// Only those whose description matches.
@@ -301,9 +307,10 @@ impl ListDatabases {
         self
     }
 
-    async fn run(self) -> Result<Vec<DatabaseSpecification>> {
+    async fn run(mut self) -> Result<Vec<DatabaseSpecification>> {
+        self.terms.begin(&self.client, self.client.options().timeout)?;
         let command = operation::list_databases(self.filter.as_ref(), false)?;
-        let reply = self.client.run(&command, self.session).await?;
+        let reply = self.client.run(&command, &self.terms).await?;
         let mut databases = Vec::new();
         for database in reply.body.get_array("databases")? {
             if let RawBsonRef::Document(database) = database? {
@@ -322,7 +329,7 @@ pub struct RunCommand<T> {
     database: Database,
     body: Result<RawDocumentBuf>,
     selection_criteria: Option<SelectionCriteria>,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
     of: PhantomData<fn() -> T>,
 }
 
@@ -330,7 +337,13 @@ session!(impl[T] RunCommand<T>);
 
 impl<T> RunCommand<T> {
     pub(in crate::client) fn new(database: Database, body: Result<RawDocumentBuf>) -> Self {
-        RunCommand { database, body, selection_criteria: None, session: None, of: PhantomData }
+        RunCommand {
+            database,
+            body,
+            selection_criteria: None,
+            terms: Terms::default(),
+            of: PhantomData,
+        }
     }
 
     /// Which members may run it; default: the primary.
@@ -339,13 +352,18 @@ impl<T> RunCommand<T> {
         self
     }
 
-    async fn run(self) -> Result<T>
+    async fn run(mut self) -> Result<T>
     where
         T: DeserializeOwned,
     {
         let body = self.body?;
-        let command = operation::run_command(self.database.name(), &body, self.selection_criteria)?;
-        let reply = self.database.client().run(&command, self.session).await?;
+        self.terms.begin(self.database.client(), self.database.options().timeout)?;
+        let transaction = self.terms.session.as_ref().filter(|session| session.in_transaction());
+        let criteria = self
+            .selection_criteria
+            .or_else(|| transaction.and_then(|session| session.transaction_criteria()));
+        let command = operation::run_command(self.database.name(), &body, criteria)?;
+        let reply = self.database.client().run(&command, &self.terms).await?;
         operation::from_raw(&reply.body)
     }
 }

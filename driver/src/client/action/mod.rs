@@ -4,6 +4,7 @@
 
 mod manage;
 mod read;
+mod watch;
 mod write;
 
 pub use self::manage::{
@@ -11,9 +12,8 @@ pub use self::manage::{
     ListDatabases, ListIndexes, RunCommand,
 };
 pub use self::read::{Aggregate, Count, Distinct, EstimatedCount, Find, FindOne};
+pub use self::watch::Watch;
 pub use self::write::{Delete, FindOneAndModify, InsertMany, InsertOne, Update};
-use super::CollectionOptions;
-use crate::options::{ReadConcern, SelectionCriteria};
 
 /// Writes a setter per option, one for all options at once, and one for the session.
 macro_rules! builder {
@@ -48,13 +48,20 @@ macro_rules! builder {
     };
 }
 
-/// Writes the setter for the session.
+/// Writes the setters for the terms: the session and the timeout.
 macro_rules! session {
     (impl[$($generics:tt)*] $action:ty) => {
         impl<$($generics)*> $action {
             /// Runs it in `session`.
             pub fn session(mut self, session: &ClientSession) -> Self {
-                self.session = Some(session.shared());
+                self.terms.session = Some(session.shared());
+                self
+            }
+
+            /// Gives the whole operation, with all its attempts and batches, this long (`timeoutMS`
+            /// of the client side operations timeout specification); zero is no limit.
+            pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
+                self.terms.timeout = Some(timeout);
                 self
             }
         }
@@ -76,19 +83,3 @@ macro_rules! runs {
 }
 
 use {builder, runs, session};
-
-/// What an operation uses: its own choice, or that of the collection.
-fn inherit<T: Clone>(own: &mut Option<T>, others: Option<&T>) {
-    if own.is_none() {
-        *own = others.cloned();
-    }
-}
-
-fn inherit_read(
-    criteria: &mut Option<SelectionCriteria>,
-    concern: &mut Option<ReadConcern>,
-    options: &CollectionOptions,
-) {
-    inherit(criteria, options.selection_criteria.as_ref());
-    inherit(concern, options.read_concern.as_ref());
-}

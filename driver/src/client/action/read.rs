@@ -2,22 +2,21 @@
 
 use std::future::IntoFuture;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document};
 use serde::de::DeserializeOwned;
 
-use super::{builder, inherit, inherit_read, runs};
+use super::{builder, runs};
 use crate::client::cursor::{Cursor, CursorSettings};
+use crate::client::terms::Terms;
 use crate::client::{ClientSession, Collection, CollectionOptions, Database};
 use crate::error::Result;
 use crate::operation::{
     self, AggregateOptions, CountOptions, CursorType, DistinctOptions,
-    EstimatedDocumentCountOptions, FindOptions, Hint,
+    EstimatedDocumentCountOptions, FindOptions, Hint, TimeoutMode,
 };
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
-use crate::session::SharedSession;
 use crate::transport::BoxFuture;
 
 /// Finds documents: see [`Collection::find`].
@@ -26,7 +25,7 @@ pub struct Find<T> {
     collection: Collection<T>,
     filter: Document,
     options: FindOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -34,6 +33,7 @@ builder! {
     {
         sort: Document, projection: Document, skip: u64, limit: i64, batch_size: u32,
         cursor_type: CursorType, max_time: Duration, max_await_time: Duration,
+        timeout_mode: TimeoutMode,
         collation: Document, min: Document, max: Document, return_key: bool,
         show_record_id: bool, no_cursor_timeout: bool, allow_disk_use: bool,
         allow_partial_results: bool, let_vars: Document, read_concern: ReadConcern,
@@ -44,16 +44,18 @@ builder! {
 impl<T> Find<T> {
     pub(in crate::client) fn new(collection: &Collection<T>, filter: Document) -> Self {
         let options = FindOptions::default();
-        Find { collection: collection.clone(), filter, options, session: None }
+        Find { collection: collection.clone(), filter, options, terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<Cursor<T>> {
         let options = &mut self.options;
-        inherit_read(
+        self.terms.begin_read(
+            self.collection.client(),
             &mut options.selection_criteria,
             &mut options.read_concern,
             self.collection.options(),
-        );
+        )?;
+        self.terms.override_max_time(&mut options.max_time);
         let database = self.collection.database().name();
         let command = operation::find(database, self.collection.name(), &self.filter, options)?;
         let awaits = options.cursor_type == Some(CursorType::TailableAwait);
@@ -61,8 +63,11 @@ impl<T> Find<T> {
             batch_size: options.batch_size,
             max_await_time: options.max_await_time.filter(|_| awaits),
             comment: options.comment.clone(),
+            tailable: options.cursor_type.is_some_and(|kind| kind != CursorType::NonTailable),
+            awaits,
+            timeout_mode: options.timeout_mode,
         };
-        Cursor::open(self.collection.client(), &command, self.session, settings).await
+        Cursor::open(self.collection.client(), command, self.terms, settings).await
     }
 }
 
@@ -74,7 +79,7 @@ pub struct FindOne<T> {
     collection: Collection<T>,
     filter: Document,
     options: FindOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -90,7 +95,7 @@ builder! {
 impl<T> FindOne<T> {
     pub(in crate::client) fn new(collection: &Collection<T>, filter: Document) -> Self {
         let options = FindOptions::default();
-        FindOne { collection: collection.clone(), filter, options, session: None }
+        FindOne { collection: collection.clone(), filter, options, terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<Option<T>>
@@ -98,16 +103,18 @@ impl<T> FindOne<T> {
         T: DeserializeOwned,
     {
         let options = &mut self.options;
-        inherit_read(
+        self.terms.begin_read(
+            self.collection.client(),
             &mut options.selection_criteria,
             &mut options.read_concern,
             self.collection.options(),
-        );
+        )?;
+        self.terms.override_max_time(&mut options.max_time);
         options.limit = Some(-1);
         options.batch_size = None;
         let database = self.collection.database().name();
         let command = operation::find(database, self.collection.name(), &self.filter, options)?;
-        let reply = self.collection.client().run(&command, self.session).await?;
+        let reply = self.collection.client().run(&command, &self.terms).await?;
         let mut batch = operation::CursorReply::new("find", reply.body)?;
         if !batch.advance()? {
             return Ok(None);
@@ -126,7 +133,7 @@ pub struct Aggregate<T> {
     pipeline: Vec<Document>,
     inherited: CollectionOptions,
     options: AggregateOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
     of: PhantomData<fn() -> T>,
 }
 
@@ -135,7 +142,7 @@ builder! {
     {
         allow_disk_use: bool, batch_size: u32, bypass_document_validation: bool,
         collation: Document, max_time: Duration, max_await_time: Duration, let_vars: Document,
-        read_concern: ReadConcern, write_concern: WriteConcern,
+        timeout_mode: TimeoutMode, read_concern: ReadConcern, write_concern: WriteConcern,
     },
     into { selection_criteria: SelectionCriteria, hint: Hint, comment: Bson }
 }
@@ -153,7 +160,7 @@ impl<T> Aggregate<T> {
             pipeline,
             inherited: inherited.clone(),
             options: AggregateOptions::default(),
-            session: None,
+            terms: Terms::default(),
             of: PhantomData,
         }
     }
@@ -166,15 +173,21 @@ impl<T> Aggregate<T> {
             pipeline: self.pipeline,
             inherited: self.inherited,
             options: self.options,
-            session: self.session,
+            terms: self.terms,
             of: PhantomData,
         }
     }
 
     async fn run(mut self) -> Result<Cursor<T>> {
         let options = &mut self.options;
-        inherit_read(&mut options.selection_criteria, &mut options.read_concern, &self.inherited);
-        inherit(&mut options.write_concern, self.inherited.write_concern.as_ref());
+        self.terms.begin_read(
+            self.database.client(),
+            &mut options.selection_criteria,
+            &mut options.read_concern,
+            &self.inherited,
+        )?;
+        self.terms.inherit_write(&mut options.write_concern, &self.inherited)?;
+        self.terms.override_max_time(&mut options.max_time);
         let command = operation::aggregate(
             self.database.name(),
             self.collection.as_deref(),
@@ -185,8 +198,10 @@ impl<T> Aggregate<T> {
             batch_size: options.batch_size,
             max_await_time: options.max_await_time,
             comment: options.comment.clone(),
+            timeout_mode: options.timeout_mode,
+            ..Default::default()
         };
-        Cursor::open(self.database.client(), &command, self.session, settings).await
+        Cursor::open(self.database.client(), command, self.terms, settings).await
     }
 }
 
@@ -199,7 +214,7 @@ pub struct Distinct {
     field: String,
     filter: Document,
     options: DistinctOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -215,16 +230,18 @@ impl Distinct {
         filter: Document,
     ) -> Self {
         let options = DistinctOptions::default();
-        Distinct { collection, field, filter, options, session: None }
+        Distinct { collection, field, filter, options, terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<Vec<Bson>> {
         let options = &mut self.options;
-        inherit_read(
+        self.terms.begin_read(
+            self.collection.client(),
             &mut options.selection_criteria,
             &mut options.read_concern,
             self.collection.options(),
-        );
+        )?;
+        self.terms.override_max_time(&mut options.max_time);
         let command = operation::distinct(
             self.collection.database().name(),
             self.collection.name(),
@@ -232,7 +249,7 @@ impl Distinct {
             &self.filter,
             options,
         )?;
-        let reply = self.collection.client().run(&command, self.session).await?;
+        let reply = self.collection.client().run(&command, &self.terms).await?;
         operation::read_distinct(&reply.body)
     }
 }
@@ -245,7 +262,7 @@ pub struct Count {
     collection: Collection<Document>,
     filter: Document,
     options: CountOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -259,23 +276,25 @@ builder! {
 
 impl Count {
     pub(in crate::client) fn new(collection: Collection<Document>, filter: Document) -> Self {
-        Count { collection, filter, options: CountOptions::default(), session: None }
+        Count { collection, filter, options: CountOptions::default(), terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<u64> {
         let options = &mut self.options;
-        inherit_read(
+        self.terms.begin_read(
+            self.collection.client(),
             &mut options.selection_criteria,
             &mut options.read_concern,
             self.collection.options(),
-        );
+        )?;
+        self.terms.override_max_time(&mut options.max_time);
         let command = operation::count_from_aggregate(
             self.collection.database().name(),
             self.collection.name(),
             &self.filter,
             options,
         )?;
-        let reply = self.collection.client().run(&command, self.session).await?;
+        let reply = self.collection.client().run(&command, &self.terms).await?;
         operation::read_count(reply.body)
     }
 }
@@ -287,7 +306,7 @@ runs!(impl[] Count => u64);
 pub struct EstimatedCount {
     collection: Collection<Document>,
     options: EstimatedDocumentCountOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -298,20 +317,22 @@ builder! {
 
 impl EstimatedCount {
     pub(in crate::client) fn new(collection: Collection<Document>) -> Self {
-        EstimatedCount { collection, options: Default::default(), session: None }
+        EstimatedCount { collection, options: Default::default(), terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<u64> {
         let options = &mut self.options;
-        inherit_read(
+        self.terms.begin_read(
+            self.collection.client(),
             &mut options.selection_criteria,
             &mut options.read_concern,
             self.collection.options(),
-        );
+        )?;
+        self.terms.override_max_time(&mut options.max_time);
         let database = self.collection.database().name();
         let command =
             operation::estimated_document_count(database, self.collection.name(), options)?;
-        let reply = self.collection.client().run(&command, self.session).await?;
+        let reply = self.collection.client().run(&command, &self.terms).await?;
         operation::read_estimate(&reply.body)
     }
 }

@@ -1,25 +1,25 @@
 //! Inserting, changing, deleting.
 
 use std::future::IntoFuture;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{builder, inherit, runs};
+use super::{builder, runs};
+use crate::client::terms::Terms;
 use crate::client::{Client, ClientSession, Collection, InsertManyResult, InsertOneResult};
 use crate::error::{
     Error, ErrorKind, IndexedWriteError, InsertManyError, Result, WriteConcernError,
 };
+use crate::executor::Scope;
 use crate::operation::{
     self, Change, DeleteOptions, DeleteResult, FindOneAndModifyOptions, Hint, InsertBatch,
     InsertOptions, Modification, ReturnDocument, UpdateOptions, UpdateResult, check_single_write,
     check_write_concern,
 };
 use crate::options::WriteConcern;
-use crate::session::SharedSession;
 use crate::transport::BoxFuture;
 
 /// Inserts a document: see [`Collection::insert_one`].
@@ -28,7 +28,7 @@ pub struct InsertOne {
     collection: Collection<Document>,
     batch: Result<InsertBatch>,
     options: InsertOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -44,17 +44,18 @@ impl InsertOne {
     ) -> Self {
         let mut batch = InsertBatch::default();
         let batch = batch.push(document, || collection.client().new_object_id()).map(|_| batch);
-        InsertOne { collection, batch, options: InsertOptions::default(), session: None }
+        InsertOne { collection, batch, options: InsertOptions::default(), terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<InsertOneResult> {
         let mut batch = self.batch?;
-        inherit(&mut self.options.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
         let database = self.collection.database().name();
         let command =
             operation::insert(database, self.collection.name(), &mut batch, &self.options)?;
-        let reply = self.collection.client().run(&command, self.session).await?;
-        check_single_write(&reply.body)?;
+        let client = self.collection.client();
+        client.run_checked(&command, &self.terms, check_single_write).await?;
         Ok(InsertOneResult { inserted_id: batch.ids.pop().unwrap_or(Bson::Null) })
     }
 }
@@ -67,7 +68,7 @@ pub struct InsertMany {
     collection: Collection<Document>,
     batches: Result<Vec<InsertBatch>>,
     options: InsertOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -82,7 +83,12 @@ impl InsertMany {
         documents: impl IntoIterator<Item = impl std::borrow::Borrow<T>>,
     ) -> Self {
         let batches = InsertMany::batches(collection.client(), documents);
-        InsertMany { collection, batches, options: InsertOptions::default(), session: None }
+        InsertMany {
+            collection,
+            batches,
+            options: InsertOptions::default(),
+            terms: Terms::default(),
+        }
     }
 
     fn batches<T: Serialize>(
@@ -102,11 +108,23 @@ impl InsertMany {
     }
 
     async fn run(mut self) -> Result<InsertManyResult> {
-        let batches = self.batches?;
+        let batches = std::mem::replace(&mut self.batches, Ok(Vec::new()))?;
         if batches[0].ids.is_empty() {
             return Err(Error::invalid_argument("insert_many needs a document at least"));
         }
-        inherit(&mut self.options.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
+        let (database, name) = (self.collection.database().name(), self.collection.name());
+        let scope = client.scope("insert", (database, Some(name)), &self.terms);
+        let result = self.run_batches(batches, &scope).await;
+        scope.outcome(client.now(), result)
+    }
+
+    async fn run_batches(
+        &self,
+        batches: Vec<InsertBatch>,
+        scope: &Scope,
+    ) -> Result<InsertManyResult> {
         let ordered = self.options.ordered.unwrap_or(true);
         let (database, name) = (self.collection.database().name(), self.collection.name());
         let mut result = InsertManyResult::default();
@@ -115,7 +133,7 @@ impl InsertMany {
         let mut offset = 0;
         for mut batch in batches {
             let command = operation::insert(database, name, &mut batch, &self.options)?;
-            let ran = self.collection.client().run(&command, self.session.clone()).await;
+            let ran = self.collection.client().run_in(&command, &self.terms, scope).await;
             let reply = match ran {
                 Ok(reply) => reply,
                 // What earlier batches ran into is not to be forgotten for this.
@@ -174,7 +192,7 @@ pub struct Update {
     change: Result<Change>,
     many: bool,
     options: UpdateOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -194,12 +212,13 @@ impl Update {
         many: bool,
     ) -> Self {
         let options = UpdateOptions::default();
-        Update { collection, filter, change, many, options, session: None }
+        Update { collection, filter, change, many, options, terms: Terms::default() }
     }
 
     async fn run(mut self) -> Result<UpdateResult> {
         let change = self.change?;
-        inherit(&mut self.options.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
         let command = operation::update(
             self.collection.database().name(),
             self.collection.name(),
@@ -208,8 +227,8 @@ impl Update {
             self.many,
             &self.options,
         )?;
-        let reply = self.collection.client().run(&command, self.session).await?;
-        check_single_write(&reply.body)?;
+        let client = self.collection.client();
+        let reply = client.run_checked(&command, &self.terms, check_single_write).await?;
         operation::read_update(&reply.body)
     }
 }
@@ -223,7 +242,7 @@ pub struct Delete {
     filter: Document,
     many: bool,
     options: DeleteOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -238,11 +257,18 @@ impl Delete {
         filter: Document,
         many: bool,
     ) -> Self {
-        Delete { collection, filter, many, options: DeleteOptions::default(), session: None }
+        Delete {
+            collection,
+            filter,
+            many,
+            options: DeleteOptions::default(),
+            terms: Terms::default(),
+        }
     }
 
     async fn run(mut self) -> Result<DeleteResult> {
-        inherit(&mut self.options.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
         let command = operation::delete(
             self.collection.database().name(),
             self.collection.name(),
@@ -250,8 +276,8 @@ impl Delete {
             self.many,
             &self.options,
         )?;
-        let reply = self.collection.client().run(&command, self.session).await?;
-        check_single_write(&reply.body)?;
+        let client = self.collection.client();
+        let reply = client.run_checked(&command, &self.terms, check_single_write).await?;
         Ok(DeleteResult { deleted_count: operation::count(&reply.body, "n") })
     }
 }
@@ -265,7 +291,7 @@ pub struct FindOneAndModify<T> {
     filter: Document,
     modification: Result<Modification>,
     options: FindOneAndModifyOptions,
-    session: Option<Arc<SharedSession>>,
+    terms: Terms,
 }
 
 builder! {
@@ -290,7 +316,7 @@ impl<T> FindOneAndModify<T> {
             filter,
             modification,
             options: FindOneAndModifyOptions::default(),
-            session: None,
+            terms: Terms::default(),
         }
     }
 
@@ -299,7 +325,9 @@ impl<T> FindOneAndModify<T> {
         T: DeserializeOwned,
     {
         let modification = self.modification?;
-        inherit(&mut self.options.write_concern, self.collection.options().write_concern.as_ref());
+        let (client, inherited) = (self.collection.client(), self.collection.options());
+        self.terms.begin_write(client, &mut self.options.write_concern, inherited)?;
+        self.terms.override_max_time(&mut self.options.max_time);
         let command = operation::find_and_modify(
             self.collection.database().name(),
             self.collection.name(),
@@ -308,11 +336,11 @@ impl<T> FindOneAndModify<T> {
             &self.options,
         )?;
         let acknowledged = command.acknowledged;
-        let reply = self.collection.client().run(&command, self.session).await?;
+        let client = self.collection.client();
+        let reply = client.run_checked(&command, &self.terms, check_write_concern).await?;
         if !acknowledged {
             return Ok(None);
         }
-        check_write_concern(&reply.body)?;
         operation::read_value(&reply.body)?.map(|value| operation::from_raw(&value)).transpose()
     }
 }
