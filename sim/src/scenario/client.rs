@@ -247,6 +247,7 @@ impl ScenarioClient {
             selection_criteria: read.mode.map(|mode| preference(mode).into()),
             read_concern: read.concern.as_ref().map(ReadConcern::custom),
             write_concern: None,
+            ..Default::default()
         })
     }
 
