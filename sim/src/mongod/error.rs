@@ -142,6 +142,12 @@ codes! {
     CLUSTER_TIME_FAILS_RATE_LIMITER = 205 "ClusterTimeFailsRateLimiter";
     NO_SUCH_SESSION = 206 "NoSuchSession";
     INCOMPLETE_TRANSACTION_HISTORY = 217 "IncompleteTransactionHistory";
+    PREPARED_TRANSACTION_IN_PROGRESS = 267 "PreparedTransactionInProgress";
+    TRANSACTION_TOO_LARGE = 257 "TransactionTooLarge";
+    TRANSACTION_EXCEEDED_LIFETIME_LIMIT_SECONDS = 290 "TransactionExceededLifetimeLimitSeconds";
+    CHANGE_STREAM_FATAL_ERROR = 280 "ChangeStreamFatalError";
+    CHANGE_STREAM_HISTORY_LOST = 286 "ChangeStreamHistoryLost";
+    INVALID_RESUME_TOKEN = 260 "InvalidResumeToken";
     TRANSACTION_TOO_OLD = 225 "TransactionTooOld";
     CURSOR_KILLED = 237 "CursorKilled";
     SNAPSHOT_TOO_OLD = 239 "SnapshotTooOld";

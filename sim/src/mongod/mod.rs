@@ -229,4 +229,4 @@ pub struct MemberStatus {
 }
 
 pub use process::Mongod;
-pub(crate) use process::{WAKE_COMMIT, WAKE_DATA, WAKE_STATE};
+pub(crate) use process::{WAKE_COMMIT, WAKE_DATA, WAKE_STATE, WAKE_TRANSACTION};

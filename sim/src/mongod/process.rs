@@ -9,6 +9,7 @@ use bson::{Document, RawDocumentBuf, Uuid, rawdoc};
 use stepdown_driver::Instant;
 
 use super::command::OplogDraft;
+use super::command::UnfinishedBatch;
 use super::command::client::Clients;
 use super::command::cursor::Cursors;
 use super::command::fail_point::FailPoints;
@@ -17,7 +18,7 @@ use super::command::parameters::Parameters;
 use super::command::upkeep::Profiler;
 use super::command::wait::Parked;
 use super::error::CommandError;
-use super::oplog_entry::OplogEntry;
+use super::oplog_entry::{OpKind, OplogEntry};
 use super::optime::{OpTime, Ts};
 use super::peer::{
     Heartbeat, HeartbeatReply, PeerReply, PeerRequest, RequestVotes, RequestVotesReply,
@@ -25,11 +26,12 @@ use super::peer::{
 };
 use super::repl::config::ReplSetConfig;
 use super::repl::{LastVote, Position, Repl, RpcKind, SpareBoxes};
-use super::session::Sessions;
+use super::session::{Sessions, Transactions};
 use super::storage::{RollbackFile, Storage};
 use super::timer::{Timer, TimerTable};
 use super::{
-    DataFiles, Input, MemberStatus, Options, Output, PeerId, ReplyTo, RpcId, ServerVersion,
+    ConnectionId, DataFiles, Input, MemberStatus, Options, Output, PeerId, ReplyTo, RpcId,
+    ServerVersion,
 };
 use crate::random::RandomStream;
 use crate::trace::{Event, EventKind, MemberState};
@@ -40,8 +42,10 @@ pub(crate) const WAKE_COMMIT: u8 = 1;
 pub(crate) const WAKE_DATA: u8 = 2;
 /// The member's state, or what hello shows, changed.
 pub(crate) const WAKE_STATE: u8 = 4;
+/// A transaction ended.
+pub(crate) const WAKE_TRANSACTION: u8 = 8;
 /// Everybody who waits for anything.
-pub(crate) const WAKE_ALL: u8 = 7;
+pub(crate) const WAKE_ALL: u8 = 15;
 
 /// Rounds of waking before it must be a bug. Clients that sent many requests ahead can wake each other
 /// in turn as often as they have requests, so this is far above what connections may hold.
@@ -62,6 +66,11 @@ pub struct Mongod {
     pub(crate) random: RandomStream,
     pub(crate) storage: Storage,
     pub(crate) sessions: Sessions,
+    pub(crate) transactions: Transactions,
+    /// A fail point closes the connection of the command being executed.
+    pub(crate) lose_connection: bool,
+    /// Batches that an open transaction stopped in their middle, and will go on.
+    pub(crate) unfinished: BTreeMap<ConnectionId, UnfinishedBatch>,
     pub(crate) cursors: Cursors,
     pub(crate) repl: Repl,
     pub(crate) clients: Clients,
@@ -105,6 +114,9 @@ impl Mongod {
             options,
             random,
             sessions: Sessions::default(),
+            transactions: Transactions::default(),
+            lose_connection: false,
+            unfinished: BTreeMap::new(),
             cursors: Cursors::default(),
             clients: Clients::default(),
             fail_points: FailPoints::default(),
@@ -261,6 +273,16 @@ impl Mongod {
     /// What applying it says (duplicate key, no such collection); nothing is written then.
     pub(crate) fn log(&mut self, now: Instant, draft: OplogDraft) -> Result<OpTime, CommandError> {
         assert!(self.repl.is_writable(), "{} logs without leading", self.options.host);
+        if self.storage.is_in_transaction() {
+            self.storage.stage(draft.into())?;
+            return Ok(self.repl.applied.optime);
+        }
+        if draft.session.is_some() {
+            self.pass_transactional_write(&draft)?;
+        }
+        if draft.kind == OpKind::Command && self.storage.open_transactions() > 0 {
+            self.check_not_in_use(&draft)?;
+        }
         let before = self.repl.cluster_time;
         let optime = OpTime::new(self.tick_cluster_clock(now), self.repl.term);
         let mut session = draft.session;
@@ -289,6 +311,60 @@ impl Mongod {
         self.wake(WAKE_DATA | WAKE_COMMIT);
         self.event(now, || EventKind::OplogWrite { optime, what: describe(&entry) });
         Ok(optime)
+    }
+
+    /// A no-op entry with a message of its own.
+    pub(crate) fn log_message(&mut self, now: Instant, message: &str) -> OpTime {
+        let draft = OplogDraft {
+            kind: OpKind::Noop,
+            ns: self.empty_namespace.clone(),
+            collection_uuid: None,
+            object: Arc::new(rawdoc! { "msg": message }),
+            object2: None,
+            upsert: false,
+            session: None,
+        };
+        self.log(now, draft).expect("nothing stands against a no-op")
+    }
+
+    /// The fail point `onPrimaryTransactionalWrite`: a retryable write, or a commit, is about to be
+    /// written.
+    fn pass_transactional_write(&mut self, draft: &OplogDraft) -> Result<(), CommandError> {
+        let Some(data) = self.fail_points.pass("onPrimaryTransactionalWrite", &mut self.random)
+        else {
+            return Ok(());
+        };
+        if let Ok(code) = data.get_i32("failBeforeCommitExceptionCode") {
+            let session = draft.session.as_ref().expect("the caller looked");
+            return Err(CommandError::new(
+                code,
+                format!(
+                    "Failing write for {}:{} due to failpoint. The write must not be reflected.",
+                    super::session::lsid_text(session.lsid),
+                    session.txn_number
+                ),
+            ));
+        }
+        self.lose_connection = data.get_bool("closeConnection").unwrap_or(true);
+        Ok(())
+    }
+
+    /// Nobody drops or changes a collection that an open transaction works on.
+    fn check_not_in_use(&self, draft: &OplogDraft) -> Result<(), CommandError> {
+        let first = draft.object.iter().next().and_then(Result::ok);
+        let Some((name, value)) = first else { return Ok(()) };
+        let db = draft.ns.split_once('.').map_or(&*draft.ns, |(db, _)| db);
+        let in_use = match (name.as_str(), value.as_str()) {
+            ("create" | "applyOps", _) => false,
+            ("renameCollection", Some(from)) => {
+                let to = draft.object.get_str("to").unwrap_or_default();
+                self.storage.is_touched(from) || self.storage.is_touched(to)
+            }
+            ("dropDatabase", _) => self.storage.is_touched(&format!("{db}.")),
+            (_, Some(collection)) => self.storage.is_touched(&format!("{db}.{collection}")),
+            _ => false,
+        };
+        if in_use { Err(super::storage::write_conflict()) } else { Ok(()) }
     }
 
     /// The member's wall clock, in milliseconds since the Unix epoch.
@@ -555,6 +631,7 @@ impl Mongod {
     fn fire_parked(&mut self, now: Instant) {
         self.answer_fetchers(now);
         self.settle_quorum_check(now);
+        self.abort_expired_transactions(now);
         self.wake(WAKE_ALL);
         self.arm_parked_timer();
     }
@@ -565,7 +642,7 @@ impl Mongod {
         let fetchers = self.repl.fetchers.iter().map(|fetcher| fetcher.until);
         let check = self.repl.quorum_check.iter().map(|check| check.deadline);
         let next = parked.chain(fetchers).chain(check).fold(Instant::NEVER, Instant::min);
-        self.timers.set(Timer::Parked, next);
+        self.timers.set(Timer::Parked, next.min(self.transactions.next_expiry()));
     }
 }
 

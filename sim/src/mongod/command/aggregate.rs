@@ -183,6 +183,7 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
         read_concern: op.read_concern,
         at_cluster_time: cursor::at_cluster_time(op, at),
         lsid: op.session.map(|session| session.lsid),
+        transaction: op.transaction(),
         tailable: false,
         await_data: false,
         no_timeout: false,

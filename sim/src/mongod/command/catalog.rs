@@ -102,7 +102,10 @@ pub(crate) fn log(
     draft: OplogDraft,
 ) -> Result<OpTime, CommandError> {
     let optime = server.log(now, draft)?;
-    server.note_client_write(op.connection, optime);
+    // What a transaction stages is written by its commit.
+    if op.transaction().is_none() {
+        server.note_client_write(op.connection, optime);
+    }
     Ok(optime)
 }
 

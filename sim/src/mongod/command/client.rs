@@ -98,6 +98,7 @@ impl Mongod {
 
     pub(crate) fn client_closed(&mut self, connection: ConnectionId) {
         self.clients.connections.remove(&connection);
+        self.unfinished.remove(&connection);
         let parked = self.parked.iter().position(|parked| parked.connection() == connection);
         let Some(parked) = parked.map(|place| self.parked.remove(place)) else { return };
         // Whoever wanted the step-down is gone, and with them the one who would end the attempt. A

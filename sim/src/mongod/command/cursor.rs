@@ -19,6 +19,7 @@ use super::{Operation, Outcome, ReadAt};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
+use crate::mongod::session::lsid_text;
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
@@ -66,6 +67,8 @@ pub(crate) struct Cursor {
     /// `snapshot` reads: the timestamp they all read at.
     pub at_cluster_time: Option<Ts>,
     pub lsid: Option<Uuid>,
+    /// The transaction it was opened in.
+    pub transaction: Option<i64>,
     pub tailable: bool,
     pub await_data: bool,
     pub no_timeout: bool,
@@ -296,17 +299,7 @@ fn get_more(
         ));
     }
     let lsid = operation.session.map(|session| session.lsid);
-    if lsid != cursor.lsid {
-        let text = |lsid: Option<Uuid>| lsid.map_or("none".to_owned(), |lsid| lsid.to_string());
-        return Err(CommandError::new(
-            50_738,
-            format!(
-                "Cannot run getMore on cursor {id}, which was created in session {}, in session {}",
-                text(cursor.lsid),
-                text(lsid)
-            ),
-        ));
-    }
+    check_same_session(id, cursor, lsid, operation.transaction())?;
     if operation.max_time.is_some() && !cursor.await_data {
         return Err(CommandError::new(
             error::BAD_VALUE,
@@ -314,6 +307,18 @@ fn get_more(
         ));
     }
     cursor.used = now;
+    if let Some(data) =
+        server.fail_points.pass("failGetMoreAfterCursorCheckout", &mut server.random)
+    {
+        let code = data.get_i32("errorCode").ok();
+        server.lose_connection = data.get_bool("closeConnection").unwrap_or(false);
+        if let Some(code) = code {
+            return Err(CommandError::new(
+                code,
+                "Failing getMore due to 'failGetMoreAfterCursorCheckout' failpoint",
+            ));
+        }
+    }
     // Taken out while it is read from: what fails closes it.
     let mut cursor = server.cursors.by_id.remove(&id).expect("looked up just now");
     let at = read_at(server, operation, cursor.read_concern, cursor.at_cluster_time)?;
@@ -331,6 +336,64 @@ fn get_more(
     }
     let id = if over { 0 } else { id };
     Ok(Outcome::Reply(cursor_reply("nextBatch", batch, id, &namespace, at_cluster_time)))
+}
+
+/// A cursor goes on in the session, and the transaction, that opened it.
+///
+/// # Errors
+/// 50736 to 50741: it does not.
+fn check_same_session(
+    id: i64,
+    cursor: &Cursor,
+    lsid: Option<Uuid>,
+    transaction: Option<i64>,
+) -> Result<(), CommandError> {
+    let refused = |code: i32, created: String, now: String| {
+        let message = format!("Cannot run getMore on cursor {id}, which was {created}, {now}");
+        Err(CommandError::new(code, message))
+    };
+    match (cursor.lsid, lsid) {
+        (None, Some(lsid)) => {
+            let now = format!("in session {}", lsid_text(lsid));
+            return refused(50_736, "not created in a session".into(), now);
+        }
+        (Some(own), None) => {
+            let created = format!("created in session {}", lsid_text(own));
+            return refused(50_737, created, "without an lsid".into());
+        }
+        (Some(own), Some(lsid)) if own != lsid => {
+            let created = format!("created in session {}", lsid_text(own));
+            return refused(50_738, created, format!("in session {}", lsid_text(lsid)));
+        }
+        _ => {}
+    }
+    match (cursor.transaction, transaction) {
+        (None, Some(number)) => refused(
+            50_739,
+            "not created in a transaction".into(),
+            format!("in transaction {number}"),
+        ),
+        (Some(own), None) => {
+            refused(50_740, format!("created in transaction {own}"), "without a txnNumber".into())
+        }
+        (Some(own), Some(number)) if own != number => refused(
+            50_741,
+            format!("created in transaction {own}"),
+            format!("in transaction {number}"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// 239 SnapshotTooOld.
+pub(crate) fn snapshot_too_old(at: Ts) -> CommandError {
+    CommandError::new(
+        error::SNAPSHOT_TOO_OLD,
+        format!(
+            "Read timestamp {} is older than the oldest available timestamp.",
+            Timestamp::from(at)
+        ),
+    )
 }
 
 /// The version of the data that a read with this concern sees.
@@ -352,13 +415,7 @@ pub(crate) fn read_at(
     match at {
         ReadAt::Timestamp(ts) if ts < oldest => {
             if read_concern.level == ReadConcernLevel::Snapshot {
-                Err(CommandError::new(
-                    error::SNAPSHOT_TOO_OLD,
-                    format!(
-                        "Read timestamp {} is older than the oldest available timestamp.",
-                        Timestamp::from(ts)
-                    ),
-                ))
+                Err(snapshot_too_old(ts))
             } else {
                 Err(CommandError::new(
                     error::READ_CONCERN_MAJORITY_NOT_AVAILABLE_YET,

@@ -10,16 +10,19 @@ use super::find_command;
 use super::operation::{Operation, Outcome, ReadAt, ReadConcernLevel};
 use super::request::{Answer, Origin, Request, command_name};
 use super::spec::Gate;
+use super::transaction::step_of;
 use super::wait::{Then, Wait, max_time_expired};
 use super::write_concern::Satisfied;
 use crate::mongod::error::{
     CommandError, INTERRUPTED_AT_SHUTDOWN, INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS,
-    NOT_PRIMARY_NO_SECONDARY_OK, NOT_PRIMARY_OR_SECONDARY, NOT_WRITABLE_PRIMARY,
-    NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS, code_name,
+    NO_SUCH_TRANSACTION, NOT_PRIMARY_NO_SECONDARY_OK, NOT_PRIMARY_OR_SECONDARY,
+    NOT_WRITABLE_PRIMARY, NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS,
+    WRITE_CONFLICT, code_name,
 };
 use crate::mongod::optime::Ts;
 use crate::mongod::query::value::check_nesting;
 use crate::mongod::repl::LeaderPhase;
+use crate::mongod::session::Step;
 use crate::mongod::{ConnectionId, Mongod};
 use crate::trace::MemberState;
 
@@ -29,6 +32,16 @@ const CLOCK_DRIFT_SECONDS_MAX: u32 = 31_536_000;
 /// The category RetriableError: what gets `RetryableWriteError` on a retryable write.
 const RETRIABLE: [i32; 13] =
     [6, 7, 89, 91, 134, 189, 262, 9_001, 10_107, 11_600, 11_602, 13_435, 13_436];
+
+/// What a transaction may be tried again after, as a whole: LockTimeout, WriteConflict,
+/// SnapshotTooOld, SnapshotUnavailable, StaleChunkHistory, PreparedTransactionInProgress,
+/// MigrationConflict.
+const TRANSIENT_IN_TRANSACTION: [i32; 7] = [24, 112, 239, 246, 250, 267, 272];
+
+/// Whether a request is a statement of a transaction and not its end: its write concern is the end's.
+fn is_inside_transaction(request: &Request) -> bool {
+    matches!(step_of(&request.operation), Some(Step::Start | Step::Continue))
+}
 
 impl Mongod {
     /// Takes up one request.
@@ -115,7 +128,7 @@ impl Mongod {
     }
 
     /// May the command run here and now? Then it runs, once its read concern lets it.
-    pub(crate) fn pass_gate(&mut self, now: Instant, request: Box<Request>) {
+    pub(crate) fn pass_gate(&mut self, now: Instant, mut request: Box<Request>) {
         if self.times_out_at_once(&request) {
             self.finish(now, request, Err(max_time_expired()), None);
             return;
@@ -124,14 +137,30 @@ impl Mongod {
             self.park(request, Wait::Unlocked);
             return;
         }
-        let outcome = self.gate(&request).and_then(|()| self.read_concern_is_met(now, &request));
+        let gate = self.gate(&request);
+        let outcome = match gate.and_then(|()| self.begin_statement(now, &mut request)) {
+            Ok(()) => self.read_concern_is_met(now, &request),
+            Err(error) => {
+                self.wait_for_write_concern(now, request, Err(error));
+                return;
+            }
+        };
         match outcome {
             Ok(true) => self.run(now, request, false),
-            Ok(false) if request.max_time_at() <= now => {
-                self.finish(now, request, Err(max_time_expired()), None);
+            Ok(false) if request.max_time_at() > now => self.park(request, Wait::ReadConcern),
+            refused => {
+                self.abort_after_error(&request);
+                let error = refused.err().unwrap_or_else(max_time_expired);
+                self.finish(now, request, Err(error), None);
             }
-            Ok(false) => self.park(request, Wait::ReadConcern),
-            Err(error) => self.finish(now, request, Err(error), None),
+        }
+    }
+
+    /// What fails before it runs fails for its transaction as well.
+    fn abort_after_error(&mut self, request: &Request) {
+        let session = request.operation.session.filter(|_| request.in_transaction);
+        if let Some(session) = session {
+            self.abort_transaction(session.lsid);
         }
     }
 
@@ -274,11 +303,27 @@ impl Mongod {
     /// Runs the command; then its write concern.
     pub(crate) fn run(&mut self, now: Instant, mut request: Box<Request>, waited: bool) {
         request.operation.waited = waited;
-        let outcome = (request.spec.run)(self, now, &request.operation);
+        let step = if request.in_transaction { step_of(&request.operation) } else { None };
+        let outcome = match step {
+            Some(step) => self.run_statement(now, &request, step),
+            None => (request.spec.run)(self, now, &request.operation),
+        };
+        if std::mem::take(&mut self.lose_connection) {
+            self.close_client(request.answer.connection);
+        }
         if self.clients.get(request.answer.connection).is_none() {
             return;
         }
         match outcome {
+            // Somebody's open transaction is in the way: who is in none waits for its end.
+            Err(error) if error.code == WRITE_CONFLICT && step.is_none() => {
+                if request.max_time_at() <= now {
+                    self.unfinished.remove(&request.answer.connection);
+                    self.wait_for_write_concern(now, request, Err(max_time_expired()));
+                } else {
+                    self.park(request, Wait::Conflict);
+                }
+            }
             Ok(Outcome::AwaitData { until }) => self.park(request, Wait::Data { until }),
             Ok(Outcome::Park(wait)) => self.park(request, wait),
             Ok(Outcome::StepDown { until, period_end, force }) => {
@@ -306,6 +351,7 @@ impl Mongod {
         outcome: Result<RawDocumentBuf, CommandError>,
     ) {
         let waits = request.spec.accepts_write_concern
+            && !is_inside_transaction(&request)
             && self.repl.config.is_some()
             && self.repl.leader.is_some()
             && request.operation.db != "local";
@@ -346,6 +392,8 @@ impl Mongod {
     pub(crate) fn read_at(&self, operation: &Operation) -> ReadAt {
         let concern = operation.read_concern;
         match concern.level {
+            // A transaction's statements all read its snapshot.
+            _ if operation.transaction().is_some() => ReadAt::Newest,
             _ if self.repl.set_name.is_none() => ReadAt::Newest,
             ReadConcernLevel::Majority => ReadAt::Timestamp(self.repl.commit.optime.ts),
             ReadConcernLevel::Snapshot => {
@@ -428,7 +476,14 @@ impl Mongod {
                 }
                 reply.append(cstr!("ok"), 1.0);
             }
-            Err(error) => append_error(&mut reply, error),
+            Err(error) => {
+                if let Some(injected) = injected {
+                    reply.append(cstr!("writeConcernError"), injected);
+                } else if let Some(error) = &write_concern_error {
+                    reply.append(cstr!("writeConcernError"), write_concern_error_document(error));
+                }
+                append_error(&mut reply, error);
+            }
         }
         if failed_code.is_none()
             && let Some(labels) = labels
@@ -498,9 +553,25 @@ impl Mongod {
                 any = true;
             }
         } else {
-            let retryable_write = request.operation.session.is_some_and(|s| s.txn_number.is_some())
-                && request.spec.retryable_write;
+            let step = step_of(&request.operation);
+            let ends = matches!(step, Some(Step::Commit | Step::Abort));
+            let has_number = request.operation.session.is_some_and(|s| s.txn_number.is_some());
+            let retryable_write = has_number && step.is_none() && request.spec.retryable_write;
             let retriable = |code: i32| RETRIABLE.contains(&code);
+            if step.is_some() {
+                let transient = code.is_some_and(|code| match code {
+                    NO_SUCH_TRANSACTION => !ends || wc_code.is_none(),
+                    code => TRANSIENT_IN_TRANSACTION.contains(&code) || retriable(code) && !ends,
+                });
+                if transient {
+                    labels.push("TransientTransactionError");
+                    any = true;
+                }
+                if ends && (code.is_some_and(retriable) || wc_code.is_some_and(retriable)) {
+                    labels.push("RetryableWriteError");
+                    any = true;
+                }
+            }
             if retryable_write && (code.is_some_and(retriable) || wc_code.is_some_and(retriable)) {
                 labels.push("RetryableWriteError");
                 any = true;

@@ -22,10 +22,12 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
 ];
 
 /// The fail points there are; others are refused as unknown.
-const KNOWN: [&str; 5] = [
+const KNOWN: [&str; 7] = [
     "failCommand",
+    "failGetMoreAfterCursorCheckout",
     "maxTimeAlwaysTimeOut",
     "maxTimeNeverTimeOut",
+    "onPrimaryTransactionalWrite",
     "voteNoInElection",
     "voteYesInDryRunButNoInRealElection",
 ];
@@ -54,6 +56,34 @@ enum Mode {
     Chance(u64),
 }
 
+impl FailPoint {
+    /// Somebody comes by: whether it strikes.
+    fn hit(&mut self, random: &mut RandomStream) -> bool {
+        match &mut self.mode {
+            Mode::Off => return false,
+            Mode::Skip(0) | Mode::AlwaysOn => {}
+            Mode::Skip(left) => {
+                *left -= 1;
+                return false;
+            }
+            Mode::Times(left) => {
+                *left -= 1;
+                // Measured: none at all is one, too.
+                if *left <= 0 {
+                    self.mode = Mode::Off;
+                }
+            }
+            Mode::Chance(chances) => {
+                if random.below(1 << 32) >= *chances {
+                    return false;
+                }
+            }
+        }
+        self.entered += 1;
+        true
+    }
+}
+
 /// What `failCommand` does to one command.
 #[derive(Debug)]
 pub(crate) struct FailCommand {
@@ -68,6 +98,12 @@ impl FailPoints {
     /// Whether a fail point without data is on.
     pub(crate) fn is_on(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|point| point.mode != Mode::Off)
+    }
+
+    /// Passes a fail point that is about no command: its data, if it is hit.
+    pub(crate) fn pass(&mut self, name: &str, random: &mut RandomStream) -> Option<&RawDocument> {
+        let point = self.0.get_mut(name)?;
+        point.hit(random).then_some(&*point.data)
     }
 
     /// What `failCommand` does to this command, if anything.
@@ -86,27 +122,9 @@ impl FailPoints {
         if !matches_command(data, operation, spec, client) {
             return None;
         }
-        match &mut point.mode {
-            Mode::Skip(0) | Mode::AlwaysOn => {}
-            Mode::Skip(left) => {
-                *left -= 1;
-                return None;
-            }
-            Mode::Times(left) => {
-                *left -= 1;
-                // Measured: none at all is one, too.
-                if *left <= 0 {
-                    point.mode = Mode::Off;
-                }
-            }
-            Mode::Chance(chances) => {
-                if random.below(1 << 32) >= *chances {
-                    return None;
-                }
-            }
-            Mode::Off => unreachable!("checked above"),
+        if !point.hit(random) {
+            return None;
         }
-        point.entered += 1;
         let data = &point.data;
         let code = integer(data, "errorCode").and_then(|code| i32::try_from(code).ok());
         let mut error = code.map(|code| {

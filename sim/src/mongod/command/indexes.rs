@@ -121,7 +121,8 @@ fn create_indexes(
     }
     if !new.is_empty() {
         let (db, collection) = split(&namespace);
-        if empty {
+        // In a transaction that is for the new and empty collection to say.
+        if empty || op.transaction().is_some() {
             for spec in &new {
                 let mut object = rawdoc! { "createIndexes": collection };
                 append_all(&mut object, &spec.document);

@@ -28,6 +28,7 @@ pub(crate) mod spec;
 pub(crate) mod stable_api;
 mod statistics;
 mod testing;
+mod transaction;
 pub(crate) mod upkeep;
 pub(crate) mod wait;
 mod write;
@@ -35,6 +36,7 @@ pub(crate) mod write_concern;
 
 pub(crate) use operation::{Operation, OplogDraft, Outcome, ReadAt};
 use spec::CommandSpec;
+pub(crate) use write::UnfinishedBatch;
 
 /// Every family's table.
 const FAMILIES: &[&[CommandSpec]] = &[
@@ -55,6 +57,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     session::COMMANDS,
     statistics::COMMANDS,
     testing::COMMANDS,
+    transaction::COMMANDS,
     upkeep::COMMANDS,
     write::COMMANDS,
 ];

@@ -7,9 +7,10 @@ use bson::{Document, RawDocumentBuf, Uuid};
 use stepdown_driver::Instant;
 
 use super::wait::Wait;
+use super::write_concern::WriteConcern;
 use crate::mongod::ConnectionId;
 use crate::mongod::error::{CommandError, INTERNAL_ERROR};
-use crate::mongod::oplog_entry::{OpKind, OpSession};
+use crate::mongod::oplog_entry::{InnerOperation, OpKind, OpSession};
 use crate::mongod::optime::Ts;
 
 /// A request: the command document and everything generic about it.
@@ -33,6 +34,8 @@ pub struct Operation {
     pub max_time: Option<Duration>,
     /// `readConcern`.
     pub read_concern: ReadConcern,
+    /// `writeConcern`, if given.
+    pub(crate) write_concern: Option<WriteConcern>,
     /// When the request arrived.
     pub started: Instant,
     /// For a command that waited for data: the time to wait is over, answer with what is there.
@@ -43,6 +46,11 @@ impl Operation {
     /// `$db.collection` for commands whose first field names a collection.
     pub fn namespace(&self, collection: &str) -> String {
         format!("{}.{}", self.db, collection)
+    }
+
+    /// The number of the multi-statement transaction that this is a statement of.
+    pub fn transaction(&self) -> Option<i64> {
+        self.session.filter(|session| session.in_transaction)?.txn_number
     }
 }
 
@@ -148,4 +156,19 @@ pub struct OplogDraft {
     pub upsert: bool,
     /// The session fields; `previous` is filled in by `Mongod::log`.
     pub session: Option<Box<OpSession>>,
+}
+
+impl From<OplogDraft> for InnerOperation {
+    /// The same as one operation of a transaction.
+    fn from(draft: OplogDraft) -> InnerOperation {
+        InnerOperation {
+            kind: draft.kind,
+            ns: draft.ns,
+            collection_uuid: draft.collection_uuid,
+            object: draft.object,
+            object2: draft.object2,
+            upsert: draft.upsert,
+            statement_ids: Vec::new(),
+        }
+    }
 }

@@ -163,6 +163,12 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
     let empty = RawDocumentBuf::new();
     let filter = find.filter.unwrap_or(&empty);
     let matcher = Matcher::parse(filter, &context)?;
+    if find.tailable && op.transaction().is_some() {
+        return Err(CommandError::new(
+            error::INVALID_OPTIONS,
+            "It is illegal to open a tailable cursor in a transaction",
+        ));
+    }
     let natural = find.natural();
     let sort = match find.sort.filter(|_| natural.is_none()) {
         Some(sort) => SortPattern::parse(sort.into(), context.collation)?,
@@ -225,6 +231,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
         read_concern: op.read_concern,
         at_cluster_time,
         lsid: op.session.map(|session| session.lsid),
+        transaction: op.transaction(),
         tailable: find.tailable,
         await_data: find.await_data,
         no_timeout: find.no_cursor_timeout,

@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub last_op_before: OpTime,
     /// What a fail point adds to the reply.
     pub injected: Injected,
+    /// It is a statement of its session's transaction, which was looked up.
+    pub in_transaction: bool,
 }
 
 /// How a request is answered.
@@ -103,8 +105,8 @@ impl Request {
         let mut db = None;
         let mut lsid = None;
         let mut txn_number = None;
-        let mut in_transaction = false;
-        let mut start_transaction = false;
+        let mut autocommit = None;
+        let mut start_transaction = None;
         let mut max_time = None;
         let mut read_concern = ReadConcern::default();
         let mut write_concern = None;
@@ -131,8 +133,16 @@ impl Request {
                     }
                     txn_number = Some(number);
                 }
-                "autocommit" => in_transaction = value.as_bool() == Some(false),
-                "startTransaction" => start_transaction = value.as_bool() == Some(true),
+                "autocommit" | "startTransaction" => {
+                    let given = value
+                        .as_bool()
+                        .ok_or_else(|| wrong_session(key.as_str(), value, "bool"))?;
+                    let place = match key.as_str() {
+                        "autocommit" => &mut autocommit,
+                        _ => &mut start_transaction,
+                    };
+                    *place = Some(given);
+                }
                 "maxTimeMS" => max_time = read_max_time(value)?,
                 "readConcern" => {
                     let document = value.as_document().ok_or_else(|| {
@@ -194,8 +204,10 @@ impl Request {
                 format!("{name} may only be run against the admin database."),
             ));
         }
+        check_transaction_fields(txn_number, autocommit, start_transaction)?;
+        let in_transaction = autocommit == Some(false);
         api.check(spec, &message.body, requires_api)?;
-        if write_concern.is_some() && !spec.accepts_write_concern {
+        if write_concern.is_some() && !spec.accepts_write_concern && !in_transaction {
             return Err(CommandError::new(
                 INVALID_OPTIONS,
                 "Command does not support writeConcern",
@@ -203,6 +215,7 @@ impl Request {
         }
         let session = match lsid {
             Some(lsid) => {
+                let start_transaction = start_transaction == Some(true);
                 Some(OperationSession { lsid, txn_number, in_transaction, start_transaction })
             }
             None if txn_number.is_some() => {
@@ -213,13 +226,7 @@ impl Request {
             }
             None => None,
         };
-        if in_transaction {
-            return Err(CommandError::new(
-                crate::mongod::error::ILLEGAL_OPERATION,
-                "This simulated server does not run multi-document transactions",
-            ));
-        }
-        if txn_number.is_some() && !spec.retryable_write {
+        if txn_number.is_some() && !spec.retryable_write && !in_transaction {
             return Err(CommandError::new(
                 crate::mongod::error::NOT_A_RETRYABLE_WRITE_COMMAND,
                 format!(
@@ -237,10 +244,11 @@ impl Request {
             op_id,
             max_time,
             read_concern,
+            write_concern: write_concern.clone(),
             started: now,
             waited: false,
         };
-        Ok(Request {
+        let request = Request {
             operation,
             spec,
             write_concern,
@@ -249,7 +257,10 @@ impl Request {
             answer,
             last_op_before,
             injected: Injected::default(),
-        })
+            in_transaction: false,
+        };
+        super::transaction::check_statement(&request)?;
+        Ok(request)
     }
 
     /// When `maxTimeMS` is over.
@@ -273,6 +284,29 @@ fn wrong_session(field: &str, value: RawBsonRef<'_>, expected: &str) -> CommandE
             type_name(value)
         ),
     )
+}
+
+/// What the fields of a transaction demand of each other.
+///
+/// # Errors
+/// 72 InvalidOptions.
+fn check_transaction_fields(
+    txn_number: Option<i64>,
+    autocommit: Option<bool>,
+    start_transaction: Option<bool>,
+) -> Result<(), CommandError> {
+    let message = match (txn_number, autocommit, start_transaction) {
+        (None, Some(_), _) => {
+            "'autocommit' field requires a transaction number to also be specified"
+        }
+        (_, None, Some(_)) => {
+            "'startTransaction' field requires 'autocommit' field to also be specified"
+        }
+        (_, Some(true), _) => "Specifying autocommit=true is not allowed.",
+        (_, _, Some(false)) => "Specifying startTransaction=false is not allowed.",
+        _ => return Ok(()),
+    };
+    Err(CommandError::new(INVALID_OPTIONS, message))
 }
 
 fn read_lsid(value: RawBsonRef<'_>) -> Result<Uuid, CommandError> {

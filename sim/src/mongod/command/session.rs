@@ -79,6 +79,7 @@ fn end(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, Comma
 fn kill(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
     for lsid in sessions("killSessions", "killSessionsFromClient", op)? {
         server.cursors.close_session(lsid);
+        server.abort_transaction(lsid);
     }
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
@@ -95,5 +96,9 @@ fn kill_all(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, 
         ));
     }
     server.cursors.close_sessions();
+    let open: Vec<Uuid> = server.transactions.in_progress().collect();
+    for lsid in open {
+        server.abort_transaction(lsid);
+    }
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }

@@ -10,7 +10,7 @@ use crate::mongod::error::{
     PRIMARY_STEPPED_DOWN,
 };
 use crate::mongod::optime::OpTime;
-use crate::mongod::{ConnectionId, Mongod, WAKE_COMMIT, WAKE_DATA, WAKE_STATE};
+use crate::mongod::{ConnectionId, Mongod, WAKE_COMMIT, WAKE_DATA, WAKE_STATE, WAKE_TRANSACTION};
 
 /// A request that waits.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) enum Wait {
     Blocked { until: Instant, then: Then },
     /// The present configuration to be committed; then the reconfiguration is tried again.
     ConfigCommitted,
+    /// The end of an open transaction that has written what this would write; then it is tried again.
+    Conflict,
     /// Data; the command runs again when there is some, at the latest at `until`.
     Data { until: Instant },
     /// The election it called.
@@ -152,6 +154,7 @@ impl Mongod {
                     | Wait::Quorum { .. }
                     | Wait::Shutdown => false,
                     Wait::Unlocked => flags & WAKE_STATE != 0,
+                    Wait::Conflict => flags & (WAKE_TRANSACTION | WAKE_STATE) != 0,
                     Wait::Data { .. } => flags & (WAKE_DATA | WAKE_COMMIT) != 0,
                     Wait::Election | Wait::Hello { .. } => flags & WAKE_STATE != 0,
                     Wait::ConfigCommitted | Wait::StepDown { .. } => {
@@ -198,6 +201,12 @@ impl Mongod {
                     self.park(request, Wait::Hello { counter, until });
                 }
             }
+            Wait::Conflict if self.repl.leader.is_none() && self.repl.set_name.is_some() => {
+                self.unfinished.remove(&request.answer.connection);
+                self.pass_gate(now, request);
+            }
+            // Out of time it is refused if it still conflicts.
+            Wait::Conflict => self.run(now, request, false),
             Wait::ReadConcern if !out_of_time => self.pass_gate(now, request),
             Wait::ConfigCommitted if !out_of_time => self.run(now, request, false),
             Wait::Election => {
@@ -343,7 +352,10 @@ impl Mongod {
         let parked = std::mem::take(&mut self.parked);
         for parked in parked {
             let writes = parked.request.spec.gate == super::spec::Gate::Write;
-            if writes && matches!(parked.wait, Wait::Blocked { .. } | Wait::ReadConcern) {
+            if writes
+                && matches!(parked.wait, Wait::Blocked { .. } | Wait::Conflict | Wait::ReadConcern)
+            {
+                self.unfinished.remove(&parked.connection());
                 let error = CommandError::new(
                     INTERRUPTED_DUE_TO_REPL_STATE_CHANGE,
                     "operation was interrupted",

@@ -122,7 +122,7 @@ impl WriteConcern {
     }
 
     /// As `errInfo.writeConcern` shows it.
-    fn to_raw(&self) -> RawDocumentBuf {
+    pub(crate) fn to_raw(&self) -> RawDocumentBuf {
         let mut shown = RawDocumentBuf::new();
         match &self.w {
             W::Majority => shown.append(cstr!("w"), "majority"),

@@ -209,6 +209,7 @@ impl Mongod {
     /// Follows again. Connections stay open; writes waiting for their concern are told.
     pub(crate) fn step_down(&mut self, now: Instant, why: &str) {
         let leader = self.repl.leader.take().expect("only a leader steps down");
+        self.abort_all_transactions();
         self.event(now, || EventKind::SteppingDown { why: why.to_owned() });
         drop(leader);
         self.repl.follower = MemberState::Secondary;

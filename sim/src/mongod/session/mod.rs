@@ -11,8 +11,12 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, DateTime, RawDocumentBuf, Uuid, rawdoc};
 
 use crate::mongod::error::{self, CommandError};
-use crate::mongod::oplog_entry::OplogEntry;
+use crate::mongod::oplog_entry::{OpKind, OplogEntry};
 use crate::mongod::optime::OpTime;
+
+mod transaction;
+
+pub(crate) use transaction::{Begun, Step, Transactions};
 
 /// `lsid.uid` where nobody authenticated: the SHA-256 of the empty string.
 pub(crate) const UID_OF_NOBODY: [u8; 32] = [
@@ -34,12 +38,14 @@ pub struct SessionRecord {
     pub last_write: OpTime,
     /// `lastWriteDate`, in milliseconds since the Unix epoch.
     pub last_write_wall_millis: i64,
+    /// `state: "committed"`: the number is that of a committed transaction, not of retryable writes.
+    pub committed: bool,
 }
 
 impl SessionRecord {
     /// The record as `config.transactions` shows it.
     pub fn to_document(&self) -> RawDocumentBuf {
-        rawdoc! {
+        let mut shown = rawdoc! {
             "_id": {
                 "id": Binary::from_uuid(self.lsid),
                 "uid": Binary { subtype: BinarySubtype::Generic, bytes: UID_OF_NOBODY.to_vec() },
@@ -47,7 +53,24 @@ impl SessionRecord {
             "txnNum": self.txn_number,
             "lastWriteOpTime": self.last_write.to_raw(),
             "lastWriteDate": DateTime::from_millis(self.last_write_wall_millis),
+        };
+        if self.committed {
+            shown.append(bson::cstr!("state"), "committed");
         }
+        shown
+    }
+}
+
+impl OplogEntry {
+    /// Whether this entry belongs to a transaction's commit (and is not a retryable write).
+    pub fn is_of_transaction(&self) -> bool {
+        let no_statements = self.session.as_ref().is_some_and(|op| op.statement_ids.is_empty());
+        self.kind == OpKind::Command && no_statements
+    }
+
+    /// Whether a later entry of the same commit is still to come.
+    pub fn is_partial_transaction(&self) -> bool {
+        self.is_of_transaction() && self.object.get_bool("partialTxn").unwrap_or(false)
     }
 }
 
@@ -69,6 +92,8 @@ struct Session {
     statements: BTreeMap<i32, OpTime>,
     /// Whether statements may have been executed whose entries are not in this member's oplog.
     incomplete: bool,
+    /// `txn_number` is that of a committed transaction.
+    committed: bool,
 }
 
 impl Session {
@@ -79,6 +104,7 @@ impl Session {
             last_write_wall_millis: 0,
             statements: BTreeMap::new(),
             incomplete: false,
+            committed: false,
         }
     }
 }
@@ -96,6 +122,7 @@ impl Sessions {
         }
         session.last_write = entry.optime;
         session.last_write_wall_millis = entry.wall_millis;
+        session.committed |= entry.is_of_transaction() && !entry.is_partial_transaction();
         for id in &op.statement_ids {
             session.statements.entry(*id).or_insert(entry.optime);
         }
@@ -121,7 +148,8 @@ impl Sessions {
                 last_write: record.last_write,
                 last_write_wall_millis: record.last_write_wall_millis,
                 statements: BTreeMap::new(),
-                incomplete: true,
+                incomplete: !record.committed,
+                committed: record.committed,
             };
             self.by_lsid.insert(record.lsid, session);
         }
@@ -140,6 +168,7 @@ impl Sessions {
                 txn_number: session.txn_number,
                 last_write: session.last_write,
                 last_write_wall_millis: session.last_write_wall_millis,
+                committed: session.committed,
             })
             .collect()
     }
@@ -158,15 +187,11 @@ impl Sessions {
         }
         let session = self.by_lsid.entry(lsid).or_insert_with(|| Session::new(txn_number));
         if session.txn_number > txn_number {
-            return Err(CommandError::new(
-                error::TRANSACTION_TOO_OLD,
-                format!(
-                    "Retryable write with txnNumber {txn_number} is prohibited on session {} because \
-                     a newer retryable write with txnNumber {} has already started on this session.",
-                    lsid_text(lsid),
-                    session.txn_number
-                ),
-            ));
+            let newer = if session.committed { "transaction" } else { "retryable write" };
+            return Err(too_old_write(lsid, txn_number, newer, session.txn_number));
+        }
+        if session.txn_number == txn_number && session.committed {
+            return Err(converted_write());
         }
         if session.txn_number < txn_number {
             let wall = session.last_write_wall_millis;
@@ -194,6 +219,11 @@ impl Sessions {
         }
     }
 
+    /// The highest number the session's entries have, and whether it is a committed transaction's.
+    pub(crate) fn recorded(&self, lsid: Uuid) -> Option<(i64, bool)> {
+        self.by_lsid.get(&lsid).map(|session| (session.txn_number, session.committed))
+    }
+
     /// `prevOpTime` of the next entry of this transaction number: null for its first one.
     pub fn last_write(&self, lsid: Uuid, txn_number: i64) -> OpTime {
         self.by_lsid
@@ -218,8 +248,28 @@ impl Sessions {
     }
 }
 
+/// 225: a retryable write of a number that the session is past.
+fn too_old_write(lsid: Uuid, txn_number: i64, newer: &str, newer_number: i64) -> CommandError {
+    CommandError::new(
+        error::TRANSACTION_TOO_OLD,
+        format!(
+            "Retryable write with txnNumber {txn_number} is prohibited on session {} because \
+             a newer {newer} with txnNumber {newer_number} has already started on this session.",
+            lsid_text(lsid)
+        ),
+    )
+}
+
+/// 217: a retryable write under the number of a transaction.
+fn converted_write() -> CommandError {
+    CommandError::new(
+        error::INCOMPLETE_TRANSACTION_HISTORY,
+        "Cannot retry a retryable write that has been converted into a transaction",
+    )
+}
+
 /// A session id as messages show it: the id, and the digest of the user's name (here: nobody's).
-fn lsid_text(lsid: Uuid) -> String {
+pub(crate) fn lsid_text(lsid: Uuid) -> String {
     format!("{lsid} - 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= -  - ")
 }
 

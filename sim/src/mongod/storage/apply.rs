@@ -12,12 +12,12 @@ use crate::mongod::optime::Ts;
 use crate::mongod::query::apply_diff;
 use crate::mongod::query::value::to_raw;
 
-/// Applies one entry at its timestamp.
+/// Applies one entry at a timestamp: its own, or that of the commit it is a part of.
 ///
 /// # Errors
 /// What stands against it (duplicate key, no such collection, ...); some of the entry may be done
 /// then, and the caller takes it back.
-pub(super) fn apply(catalog: &mut Catalog, entry: &OplogEntry) -> Result<(), CommandError> {
+pub(super) fn apply(catalog: &mut Catalog, entry: &OplogEntry, at: Ts) -> Result<(), CommandError> {
     let operation = OperationRef {
         kind: entry.kind,
         ns: &entry.ns,
@@ -27,7 +27,7 @@ pub(super) fn apply(catalog: &mut Catalog, entry: &OplogEntry) -> Result<(), Com
         upsert: entry.upsert,
         cache: Some(&entry.cache),
     };
-    operation.apply(catalog, entry.optime.ts)
+    operation.apply(catalog, at)
 }
 
 /// The operations of an `applyOps` entry, read once and shared by all members that hold the entry;
@@ -140,14 +140,7 @@ impl OperationRef<'_> {
     fn apply_update(&self, catalog: &mut Catalog, ts: Ts) -> Result<(), CommandError> {
         let collection = catalog.target(self.collection_uuid, self.ns)?;
         let id = id_of(self.object2.unwrap_or(self.object))?;
-        let diff = match self.object.get("diff") {
-            Ok(Some(RawBsonRef::Document(diff)))
-                if self.object.get("$v").is_ok_and(|v| v.is_some()) =>
-            {
-                Some(diff)
-            }
-            _ => None,
-        };
+        let diff = diff_of(self.object);
         let record = catalog.get(collection).find_id(id);
         let Some(record) = record else {
             if self.upsert && diff.is_none() {
@@ -301,7 +294,28 @@ fn apply_diff_to(before: &RawDocument, diff: &RawDocument) -> Result<RawDocument
     Ok(to_raw(&apply_diff(&decode(before)?, &decode(diff)?)?))
 }
 
-fn id_of(document: &RawDocument) -> Result<RawBsonRef<'_>, CommandError> {
+/// The diff of an update entry's object; `None` if it is a whole document.
+fn diff_of(object: &RawDocument) -> Option<&RawDocument> {
+    match object.get("diff") {
+        Ok(Some(RawBsonRef::Document(diff))) if object.get("$v").is_ok_and(|v| v.is_some()) => {
+            Some(diff)
+        }
+        _ => None,
+    }
+}
+
+/// What an update's object makes of a document.
+pub(super) fn post_image(
+    before: &RawDocument,
+    object: &Arc<RawDocumentBuf>,
+) -> Result<Arc<RawDocumentBuf>, CommandError> {
+    match diff_of(object) {
+        Some(diff) => apply_diff_to(before, diff).map(Arc::new),
+        None => Ok(object.clone()),
+    }
+}
+
+pub(super) fn id_of(document: &RawDocument) -> Result<RawBsonRef<'_>, CommandError> {
     document.get("_id").ok().flatten().ok_or_else(|| bad_entry("no _id"))
 }
 
@@ -310,7 +324,7 @@ fn bad_entry(what: &str) -> CommandError {
 }
 
 /// A document without some of its fields.
-fn without(document: &RawDocument, fields: &[&str]) -> RawDocumentBuf {
+pub(super) fn without(document: &RawDocument, fields: &[&str]) -> RawDocumentBuf {
     let mut out = RawDocumentBuf::new();
     for (key, value) in document.iter().map_while(Result::ok) {
         if !fields.contains(&key.as_str()) {

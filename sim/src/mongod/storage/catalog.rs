@@ -8,6 +8,7 @@ use bson::{RawBsonRef, RawDocumentBuf, Uuid};
 use super::collection::Collection;
 use super::index::IndexSpec;
 use super::record::RecordId;
+use super::transaction::Held;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
 
@@ -43,6 +44,8 @@ pub(super) struct Catalog {
     undo: VecDeque<(Ts, Change)>,
     /// When a collection last came, went or was renamed.
     names_changed: Ts,
+    /// What open transactions hold against other writers.
+    pub held: Held,
 }
 
 impl Catalog {
@@ -90,6 +93,12 @@ impl Catalog {
             .collect();
         all.sort_by_key(|(name, _)| *name);
         all
+    }
+
+    /// Since when the present collection of a namespace exists under this name.
+    pub(super) fn minimum(&self, namespace: &str) -> Option<Ts> {
+        let collection = self.get(self.by_name(namespace)?);
+        collection.names.last().map(|(since, _)| *since)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -197,6 +206,7 @@ impl Catalog {
         document: Arc<RawDocumentBuf>,
     ) -> Result<(), CommandError> {
         let collection = self.collections.get_mut(&id).expect("a known collection");
+        self.held.check_keys(collection, &document)?;
         let record = collection.insert(ts, document)?;
         self.undo.push_back((ts, Change::Record(id, record)));
         Ok(())
@@ -210,6 +220,8 @@ impl Catalog {
         document: Arc<RawDocumentBuf>,
     ) -> Result<(), CommandError> {
         let collection = self.collections.get_mut(&id).expect("a known collection");
+        self.held.check_record(collection.uuid, record)?;
+        self.held.check_keys(collection, &document)?;
         collection.update(ts, record, document)?;
         self.undo.push_back((ts, Change::Record(id, record)));
         Ok(())
@@ -228,6 +240,7 @@ impl Catalog {
                 format!("no document to delete in {}", collection.namespace()),
             )
         })?;
+        self.held.check_record(collection.uuid, record)?;
         collection.delete(ts, record);
         self.undo.push_back((ts, Change::Record(id, record)));
         Ok(())

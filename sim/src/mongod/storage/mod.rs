@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bson::{RawDocumentBuf, Uuid};
 
 use super::command::ReadAt;
-use super::error::CommandError;
+use super::error::{self, CommandError};
 use super::oplog_entry::{OpKind, OplogEntry};
 use super::optime::{OpTime, Ts};
 use super::session::{SESSION_TIMEOUT_MILLIS, SessionRecord};
@@ -24,6 +24,7 @@ mod index;
 mod oplog;
 mod record;
 pub(crate) mod text;
+mod transaction;
 mod view;
 
 pub use apply::inner_operations;
@@ -31,6 +32,7 @@ pub(crate) use apply::uuid_of;
 pub use index::IndexSpec;
 pub use oplog::{DEFAULT_OPLOG_BYTES, Oplog};
 pub use record::RecordId;
+pub(crate) use transaction::write_conflict;
 pub use view::CollectionView;
 
 /// A member's data: collections, indexes, oplog, and the documents of `local`.
@@ -45,6 +47,7 @@ pub struct Storage {
     oldest: Ts,
     local: BTreeMap<String, RawDocumentBuf>,
     past_sessions: BTreeMap<Uuid, SessionRecord>,
+    transactions: transaction::OpenTransactions,
 }
 
 /// What of a store is on disk. The default is an empty dbpath.
@@ -119,12 +122,14 @@ impl Storage {
 
     /// kill -9: what stays, without what was not journaled, and how many oplog entries were lost.
     pub fn crash(mut self) -> (DurableStorage, usize) {
+        self.abort_transactions();
         let lost = self.drop_after(self.durable).len();
         (DurableStorage(Some(Box::new(self))), lost)
     }
 
     /// A clean shutdown: everything is flushed.
     pub fn close(mut self) -> DurableStorage {
+        self.abort_transactions();
         self.flush_journal();
         DurableStorage(Some(Box::new(self)))
     }
@@ -141,9 +146,17 @@ impl Storage {
             self.oplog.last().is_none_or(|last| last.optime.ts < entry.optime.ts),
             "the oplog grows in time"
         );
-        if entry.kind != OpKind::Noop {
+        // The parts of a large transaction are applied by its last one, all at its time.
+        if entry.kind != OpKind::Noop && !entry.is_partial_transaction() {
             let mark = self.catalog.mark();
-            if let Err(error) = apply::apply(&mut self.catalog, &entry) {
+            let at = entry.optime.ts;
+            let applied = self.parts_before(&entry).and_then(|parts| {
+                for part in &parts {
+                    apply::apply(&mut self.catalog, part, at)?;
+                }
+                apply::apply(&mut self.catalog, &entry, at)
+            });
+            if let Err(error) = applied {
                 self.catalog.undo_to(mark);
                 return Err(error);
             }
@@ -156,6 +169,27 @@ impl Storage {
             });
         }
         Ok(())
+    }
+
+    /// The entries of a commit before its last one, in order; nothing for any other entry.
+    fn parts_before(&self, last: &OplogEntry) -> Result<Vec<Arc<OplogEntry>>, CommandError> {
+        let mut parts = Vec::new();
+        if !last.is_of_transaction() {
+            return Ok(parts);
+        }
+        let mut before = last.session.as_ref().map_or(OpTime::NULL, |session| session.previous);
+        while !before.is_null() {
+            let part = self.oplog.entry_at(before.ts).ok_or_else(|| {
+                CommandError::new(
+                    error::INCOMPLETE_TRANSACTION_HISTORY,
+                    format!("the oplog does not have the part {before} of a transaction any more"),
+                )
+            })?;
+            before = part.session.as_ref().map_or(OpTime::NULL, |session| session.previous);
+            parts.push(part.clone());
+        }
+        parts.reverse();
+        Ok(parts)
     }
 
     /// Makes everything written so far survive a crash.
@@ -278,14 +312,21 @@ impl Storage {
 
     // ---- reading
 
-    /// The collection of a namespace as of `at`; `None` if there is none.
+    /// The collection of a namespace as of `at`, or as the entered transaction sees it; `None` if there
+    /// is none.
     pub fn collection(&self, namespace: &str, at: ReadAt) -> Option<CollectionView<'_>> {
+        if let Some(transaction) = self.transactions.entered() {
+            return transaction.collection(&self.catalog, namespace);
+        }
         let ts = timestamp_of(at);
         self.catalog.by_name_at(namespace, ts).map(|collection| CollectionView::new(collection, ts))
     }
 
     /// Every collection as of `at`, by namespace; without those of `local`.
     pub fn collections(&self, at: ReadAt) -> Vec<CollectionView<'_>> {
+        if let Some(transaction) = self.transactions.entered() {
+            return transaction.collections(&self.catalog);
+        }
         let ts = timestamp_of(at);
         let all = self.catalog.all_at(ts).into_iter();
         all.map(|(_, collection)| CollectionView::new(collection, ts)).collect()
@@ -350,6 +391,7 @@ fn note_session(past_sessions: &mut BTreeMap<Uuid, SessionRecord>, entry: &Oplog
         txn_number: session.txn_number,
         last_write: entry.optime,
         last_write_wall_millis: entry.wall_millis,
+        committed: entry.is_of_transaction() && !entry.is_partial_transaction(),
     };
     past_sessions.insert(session.lsid, record);
     if past_sessions.len() > MANY_SESSIONS {

@@ -34,6 +34,11 @@ impl Record {
         self.newest.document.as_ref()
     }
 
+    /// Since when the record is what it is now.
+    pub(super) fn newest_ts(&self) -> Ts {
+        self.newest.ts
+    }
+
     /// The document as of `at`.
     pub(super) fn visible(&self, at: Ts) -> Option<&Arc<RawDocumentBuf>> {
         if self.newest.ts <= at {

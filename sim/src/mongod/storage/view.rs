@@ -8,6 +8,7 @@ use bson::{RawBsonRef, RawDocumentBuf, Uuid};
 use super::collection::Collection;
 use super::index::{IndexSpec, id_key};
 use super::record::RecordId;
+use super::transaction::OwnRecords;
 use crate::mongod::error::CommandError;
 use crate::mongod::optime::Ts;
 
@@ -16,11 +17,22 @@ use crate::mongod::optime::Ts;
 pub struct CollectionView<'a> {
     collection: &'a Collection,
     at: Ts,
+    /// What the transaction that reads has written itself.
+    own: Option<&'a OwnRecords>,
 }
 
 impl<'a> CollectionView<'a> {
     pub(super) fn new(collection: &'a Collection, at: Ts) -> Self {
-        CollectionView { collection, at }
+        CollectionView { collection, at, own: None }
+    }
+
+    /// A transaction's view: its snapshot, and what it wrote itself over it.
+    pub(super) fn with_own(
+        collection: &'a Collection,
+        at: Ts,
+        own: Option<&'a OwnRecords>,
+    ) -> Self {
+        CollectionView { collection, at, own }
     }
 
     /// The collection's UUID.
@@ -51,7 +63,11 @@ impl<'a> CollectionView<'a> {
 
     /// How many documents there are.
     pub fn count(&self) -> u64 {
-        if self.at == Ts::MAX { self.collection.live() } else { self.scan(None).count() as u64 }
+        if self.at == Ts::MAX && self.own.is_none() {
+            self.collection.live()
+        } else {
+            self.scan(None).count() as u64
+        }
     }
 
     /// The size of all documents in bytes, newest state.
@@ -71,16 +87,22 @@ impl<'a> CollectionView<'a> {
 
     /// The document of a record.
     pub fn get(&self, record: RecordId) -> Option<&'a Arc<RawDocumentBuf>> {
-        self.collection.record(record)?.visible(self.at)
+        match self.own.and_then(|own| own.get(record)) {
+            Some(own) => own,
+            None => self.collection.record(record)?.visible(self.at),
+        }
     }
 
     /// The document of this `_id`.
     pub fn find_id(&self, id: RawBsonRef<'_>) -> Option<(RecordId, &'a Arc<RawDocumentBuf>)> {
-        let collection = self.collection;
-        let at = self.at;
-        collection.indexes[0]
-            .records_with(&id_key(id))
-            .find_map(|record| Some((record, collection.record(record)?.visible(at)?)))
+        let key = id_key(id);
+        if let Some(found) = self.own.and_then(|own| own.find_id(&key)) {
+            return Some(found);
+        }
+        let view = *self;
+        self.collection.indexes[0]
+            .records_with(&key)
+            .find_map(|record| Some((record, view.get(record)?)))
     }
 
     /// The documents in natural order, after a record or from the beginning.
@@ -97,12 +119,20 @@ impl<'a> CollectionView<'a> {
         after: Option<RecordId>,
         before: Option<RecordId>,
     ) -> impl DoubleEndedIterator<Item = (RecordId, &'a Arc<RawDocumentBuf>)> + use<'a> {
-        let at = self.at;
+        let (at, own) = (self.at, self.own);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let to = before.map_or(Bound::Unbounded, Bound::Excluded);
+        let new = own.map(|own| own.new_records(from, to));
         self.collection
             .records(from, to)
-            .filter_map(move |(id, record)| Some((id, record.visible(at)?)))
+            .filter_map(move |(id, record)| {
+                let document = match own.and_then(|own| own.get(id)) {
+                    Some(own) => own?,
+                    None => record.visible(at)?,
+                };
+                Some((id, document))
+            })
+            .chain(new.into_iter().flatten())
     }
 
     /// The documents an index has between two bounds, in the order of keys. The bounds are beginnings
@@ -125,14 +155,47 @@ impl<'a> CollectionView<'a> {
         if !index.is_live() {
             return None;
         }
-        let found = index.range(low, high).filter_map(move |(key, id)| {
+        let own = self.own;
+        let stored = index.range(low, high).filter_map(move |(key, id)| {
+            if own.is_some_and(|own| own.get(id).is_some()) {
+                return None;
+            }
             let record = collection.record(id)?;
             let document = record.visible(at)?;
             let has_key = record.has_one_version()
                 || index.spec.keys(document).is_ok_and(|keys| keys.contain(key));
-            has_key.then_some((id, document))
+            has_key.then_some((key, id, document))
         });
-        Some(found)
+        // A transaction's own documents are put among the others by their keys.
+        let mut merged = Vec::new();
+        let mut lazy = Some(stored);
+        if let Some(own) = own {
+            let within = |key: &[u8]| {
+                let above = match low {
+                    Bound::Included(low) => key >= low,
+                    Bound::Excluded(low) => key > low && !key.starts_with(low),
+                    Bound::Unbounded => true,
+                };
+                let below = match high {
+                    Bound::Included(high) => key <= high || key.starts_with(high),
+                    Bound::Excluded(high) => key < high,
+                    Bound::Unbounded => true,
+                };
+                above && below
+            };
+            for (key, id, document) in lazy.take().into_iter().flatten() {
+                merged.push((key.to_vec(), id, document));
+            }
+            for (id, document) in own.documents() {
+                let keys = index.spec.keys(document).unwrap_or_default().keys;
+                merged.extend(
+                    keys.into_iter().filter(|key| within(key)).map(|key| (key, id, document)),
+                );
+            }
+            merged.sort_by(|(a, first, _), (b, second, _)| a.cmp(b).then(first.cmp(second)));
+        }
+        let lazy = lazy.into_iter().flatten().map(|(_, id, document)| (id, document));
+        Some(lazy.chain(merged.into_iter().map(|(_, id, document)| (id, document))))
     }
 
     /// Whether indexes allow a document, as a new one or in place of a record (newest state).

@@ -8,7 +8,10 @@ use bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
 use super::retry::Retry;
-use super::{BatchArguments, MAX_STATEMENTS, begin_retryable, delete, insert, modify, statements};
+use super::{
+    BatchArguments, Done, MAX_STATEMENTS, UnfinishedBatch, begin_retryable, delete, insert, modify,
+    statements,
+};
 use crate::mongod::command::arguments::{
     boolean, check_writable, document, each_field, missing_field, non_negative, safe_boolean,
     safe_i64, string, unknown_field, wrong_type,
@@ -34,8 +37,16 @@ enum OpKind<'a> {
     Delete(delete::Statement<'a>),
 }
 
+/// What a bulk did so far.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    totals: Totals,
+    results: VecDeque<Arc<RawDocumentBuf>>,
+    retried: RawArrayBuf,
+}
+
 /// The totals of the reply.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Totals {
     errors: u64,
     inserted: u64,
@@ -99,14 +110,18 @@ pub(super) fn run(
             "Cannot use retryable writes with multi=true",
         ));
     }
-    let (mut totals, mut results, mut retried) =
-        (Totals::default(), VecDeque::new(), RawArrayBuf::new());
-    for (index, one) in ops.iter().enumerate() {
+    // It may have begun before and had to wait for an open transaction.
+    let (next, mut progress) = match server.unfinished.remove(&op.connection) {
+        Some(UnfinishedBatch { next, done: Done::Bulk(progress) }) => (next, progress),
+        _ => (0, Box::default()),
+    };
+    let Progress { totals, results, retried } = &mut *progress;
+    for (index, one) in ops.iter().enumerate().skip(next) {
         let statement_id = arguments.statement_id(index);
         let namespace = &namespaces[one.namespace];
         let session = retry.map(|retry| (retry, statement_id));
         let mut was_retried = false;
-        match execute(server, now, op, namespace, one, session, &mut totals, &mut was_retried) {
+        match execute(server, now, op, namespace, one, session, totals, &mut was_retried) {
             Ok(mut fields) => {
                 if !errors_only {
                     let mut result = rawdoc! { "ok": 1.0, "idx": index as i32 };
@@ -114,6 +129,13 @@ pub(super) fn run(
                     fields = result;
                     results.push_back(Arc::new(fields));
                 }
+            }
+            Err(conflict) if conflict.code == error::WRITE_CONFLICT => {
+                if op.transaction().is_none() {
+                    let unfinished = UnfinishedBatch { next: index, done: Done::Bulk(progress) };
+                    server.unfinished.insert(op.connection, unfinished);
+                }
+                return Err(conflict);
             }
             Err(error) => {
                 totals.errors += 1;
@@ -138,12 +160,14 @@ pub(super) fn run(
             retried.push(statement_id);
         }
     }
+    let Progress { totals, results, retried } = *progress;
     let cursor = Cursor {
         namespace: RESULTS.to_owned(),
         source: Source::Ready { documents: results, limited: false },
         read_concern: op.read_concern,
         at_cluster_time: None,
         lsid: op.session.map(|session| session.lsid),
+        transaction: op.transaction(),
         tailable: false,
         await_data: false,
         no_timeout: false,

@@ -7,7 +7,7 @@ use stepdown_driver::Instant;
 
 use super::insert::id_document;
 use super::retry::Retry;
-use super::{BatchArguments, BatchResult, begin_retryable, statements};
+use super::{BatchArguments, BatchResult, begin_retryable, interrupt, statements, take_unfinished};
 use crate::mongod::Mongod;
 use crate::mongod::command::arguments::{
     check_writable, document, each_field, missing_field, namespace, safe_i64,
@@ -70,8 +70,9 @@ pub(super) fn run(
     }
     check_writable(&namespace)?;
     let retry = begin_retryable(server, op)?;
-    let mut result = BatchResult::default();
-    for (index, statement) in parsed.iter().enumerate() {
+    let new = BatchResult::default();
+    let (next, mut result) = take_unfinished(server, op, new);
+    for (index, statement) in parsed.iter().enumerate().skip(next) {
         let statement_id = arguments.statement_id(index);
         if let Some(retry) = retry.filter(|_| statement.single)
             && retry.executed(server, statement_id)?.is_some()
@@ -82,6 +83,9 @@ pub(super) fn run(
         }
         match execute(server, now, op, &namespace, statement, retry, statement_id) {
             Ok(deleted) => result.n += deleted,
+            Err(error) if error.code == error::WRITE_CONFLICT => {
+                return interrupt(server, op, index, result, error);
+            }
             Err(error) => {
                 result.fail(index, &error);
                 if arguments.ordered {
@@ -121,6 +125,8 @@ pub(super) fn execute(
     check_hint(&view, statement.hint)?;
     let limit = if statement.single { 1 } else { usize::MAX };
     let found = find_matching(&view, &matcher, context.collation, limit)?;
+    // Looked at first, so that a statement waits before it has changed anything.
+    server.storage.check_not_held(view.uuid(), found.iter().map(|found| found.record))?;
     for found in &found {
         let session = retry.map(|retry| (retry, statement_id, None));
         delete_one(server, now, op, namespace, found, session)?;

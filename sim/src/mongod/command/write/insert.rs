@@ -9,7 +9,10 @@ use stepdown_driver::Instant;
 
 use super::retry::Retry;
 use super::validate::Validator;
-use super::{BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, statements};
+use super::{
+    BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, interrupt, statements,
+    take_unfinished,
+};
 use crate::mongod::command::arguments::{check_writable, malformed, namespace, type_name};
 use crate::mongod::command::catalog::{ensure_collection, log};
 use crate::mongod::command::{Operation, OplogDraft, Outcome, ReadAt};
@@ -45,10 +48,10 @@ pub(super) fn run(
     let vectored = server.options.version >= ServerVersion::V8_0 && !target.is_capped();
     let mut insert = Insert { server, now, op, namespace: namespace.into(), uuid, retry };
     let validator = Validator::of(insert.server, now, op, &insert.namespace)?;
-    let mut result = BatchResult::default();
+    let (next, mut result) = take_unfinished(insert.server, op, BatchResult::default());
     let mut run: Vec<Pending> = Vec::new();
     let mut run_bytes = 0;
-    for (index, document) in documents.into_iter().enumerate() {
+    for (index, document) in documents.into_iter().enumerate().skip(next) {
         let statement_id = arguments.statement_id(index);
         let executed = match retry {
             Some(retry) => retry.executed(insert.server, statement_id)?.is_some(),
@@ -67,7 +70,9 @@ pub(super) fn run(
             .as_ref()
             .is_ok_and(|document| run_bytes + document.as_bytes().len() > MAX_VECTOR_BYTES);
         if run.len() >= MAX_VECTOR || too_large || !vectored || prepared.is_err() {
-            insert.flush(&mut run, &arguments, &mut result);
+            if let Err((index, conflict)) = insert.flush(&mut run, &arguments, &mut result) {
+                return interrupt(server, op, index, result, conflict);
+            }
             run_bytes = 0;
             if arguments.ordered && !result.errors.is_empty() {
                 break;
@@ -86,7 +91,9 @@ pub(super) fn run(
             }
         }
     }
-    insert.flush(&mut run, &arguments, &mut result);
+    if let Err((index, conflict)) = insert.flush(&mut run, &arguments, &mut result) {
+        return interrupt(server, op, index, result, conflict);
+    }
     Ok(result.reply())
 }
 
@@ -122,32 +129,37 @@ struct Insert<'a> {
 
 impl Insert<'_> {
     /// Writes a run of documents: by one entry if there are several and nothing stands against any,
-    /// one by one otherwise.
+    /// one by one otherwise. What an open transaction stands against comes back with its index.
     fn flush(
         &mut self,
         run: &mut Vec<Pending>,
         arguments: &BatchArguments,
         result: &mut BatchResult,
-    ) {
+    ) -> Result<(), (usize, CommandError)> {
         let run = std::mem::take(run);
         if arguments.ordered && !result.errors.is_empty() {
-            return;
+            return Ok(());
         }
-        if run.len() > 1 && self.log_vector(&run).is_ok() {
+        let vectored = run.len() > 1 && self.op.transaction().is_none();
+        if vectored && self.log_vector(&run).is_ok() {
             result.n += run.len() as u64;
-            return;
+            return Ok(());
         }
         for pending in run {
             match self.log_one(&pending) {
                 Ok(()) => result.n += 1,
+                Err(error) if error.code == error::WRITE_CONFLICT => {
+                    return Err((pending.index, error));
+                }
                 Err(error) => {
                     result.fail(pending.index, &error);
                     if arguments.ordered {
-                        return;
+                        break;
                     }
                 }
             }
         }
+        Ok(())
     }
 
     fn log_one(&mut self, pending: &Pending) -> Result<(), CommandError> {

@@ -101,6 +101,8 @@ impl BatchArguments {
             }
             Ok(true)
         })?;
+        // A transaction ends with the first error.
+        ordered |= op.transaction().is_some();
         Ok(BatchArguments { ordered, statement_ids })
     }
 
@@ -154,8 +156,46 @@ fn statements<'a>(
     Ok(list)
 }
 
+/// A batch that met what an open transaction holds: what it did so far, and where it goes on.
+#[derive(Debug)]
+pub(crate) struct UnfinishedBatch {
+    next: usize,
+    done: Done,
+}
+
+/// What an unfinished batch did so far.
+#[derive(Debug)]
+enum Done {
+    Batch(BatchResult),
+    Bulk(Box<bulk::Progress>),
+}
+
+/// Where the batch of a connection goes on after it had to wait, and what it did before; a new one
+/// begins with `new`.
+fn take_unfinished(server: &mut Mongod, op: &Operation, new: BatchResult) -> (usize, BatchResult) {
+    match server.unfinished.remove(&op.connection) {
+        Some(UnfinishedBatch { next, done: Done::Batch(result) }) => (next, result),
+        _ => (0, new),
+    }
+}
+
+/// A statement conflicts with an open transaction: the batch stops here.
+fn interrupt(
+    server: &mut Mongod,
+    op: &Operation,
+    next: usize,
+    result: BatchResult,
+    conflict: CommandError,
+) -> Result<Outcome, CommandError> {
+    if op.transaction().is_none() {
+        let unfinished = UnfinishedBatch { next, done: Done::Batch(result) };
+        server.unfinished.insert(op.connection, unfinished);
+    }
+    Err(conflict)
+}
+
 /// What a batch did so far.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct BatchResult {
     n: u64,
     /// Updates alone count them.

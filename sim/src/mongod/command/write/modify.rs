@@ -9,7 +9,10 @@ use stepdown_driver::Instant;
 use super::insert::{delete_over_cap, id_document};
 use super::retry::{Executed, Retry};
 use super::validate::Validator;
-use super::{BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, statements};
+use super::{
+    BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, interrupt, statements,
+    take_unfinished,
+};
 use crate::mongod::command::arguments::{
     array, boolean, check_writable, document, each_field, malformed, missing_field, namespace,
 };
@@ -109,8 +112,9 @@ pub(super) fn run(
     }
     check_writable(&namespace)?;
     let retry = begin_retryable(server, op)?;
-    let mut result = BatchResult { modified: Some(0), ..BatchResult::default() };
-    for (index, statement) in parsed.iter().enumerate() {
+    let new = BatchResult { modified: Some(0), ..BatchResult::default() };
+    let (next, mut result) = take_unfinished(server, op, new);
+    for (index, statement) in parsed.iter().enumerate().skip(next) {
         let statement_id = arguments.statement_id(index);
         let retried = match retry.filter(|_| !statement.multi) {
             Some(retry) => retry.executed(server, statement_id)?,
@@ -130,6 +134,9 @@ pub(super) fn run(
                 if let Some(id) = done.upserted {
                     result.upsert(index, id);
                 }
+            }
+            Err(error) if error.code == error::WRITE_CONFLICT => {
+                return interrupt(server, op, index, result, error);
             }
             Err(error) => {
                 result.fail(index, &error);
@@ -215,6 +222,9 @@ pub(super) fn execute(
             sort.sort_by_document(&mut found, |found| DocumentRef::from(&*found.document));
             found.truncate(1);
         }
+        // Looked at first, so that a statement waits before it has changed anything.
+        let records = found.iter().map(|found| found.record);
+        server.storage.check_not_held(view.uuid(), records)?;
     }
     if found.is_empty() && statement.upsert {
         let session = retry.map(|retry| (retry, statement_id));
