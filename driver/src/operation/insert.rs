@@ -13,6 +13,9 @@ const MAX_COUNT: usize = 100_000;
 /// How many bytes of documents one command takes: a message less room for the envelope.
 const MAX_BYTES: usize = crate::wire::MAX_MESSAGE_SIZE_BYTES - 16 * 1024;
 
+/// The room made at first for a document, in bytes.
+const ORDINARY_BYTES: usize = 512;
+
 /// What can be said about an `insert`. `None` means the server's default.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -37,6 +40,11 @@ pub(crate) struct InsertBatch {
 }
 
 impl InsertBatch {
+    /// A batch of one document of ordinary size, which is to be made with few allocations.
+    pub(crate) fn for_one() -> Self {
+        InsertBatch { documents: Vec::with_capacity(ORDINARY_BYTES), ids: Vec::with_capacity(1) }
+    }
+
     /// Adds `value`, with an `_id` from `new_id` if it has none. Returns false, and adds nothing, if
     /// the batch is full.
     ///

@@ -263,8 +263,7 @@ fn write_concern(writer: &mut BodyWriter<'_>, concern: Option<&WriteConcern>) ->
 
 /// Adds a document of the caller.
 fn document(writer: &mut BodyWriter<'_>, key: &str, value: &impl Serialize) -> Result<()> {
-    writer.document(key, &bson::serialize_to_vec(value)?);
-    Ok(())
+    Ok(writer.serialized(key, value)?)
 }
 
 /// Adds a document of the caller, if there is one.

@@ -43,6 +43,16 @@ impl<'a> BodyWriter<'a> {
         self.out.extend_from_slice(bytes);
     }
 
+    /// A document of the caller's, serialized in place.
+    pub(crate) fn serialized(
+        &mut self,
+        key: &str,
+        value: &impl serde::Serialize,
+    ) -> bson::error::Result<()> {
+        self.key(0x03, key);
+        bson::serialize_to_buffer(value, self.out)
+    }
+
     /// A document written by `fill`.
     pub(crate) fn nested(&mut self, key: &str, fill: impl FnOnce(&mut BodyWriter<'_>)) {
         self.container(0x03, key, fill);

@@ -3,9 +3,10 @@
 //! Implements the rules of the CMAP specification (connection-monitoring-and-pooling): generations,
 //! limits, the fair wait queue, the states paused, ready and closed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::ids::IdMap;
 use crate::time::Instant;
 
 /// What a pool is held to.
@@ -116,8 +117,8 @@ pub(crate) struct PoolBook {
     /// A stack: the connection used last is used next, so that a pool too large shrinks.
     idle: Vec<Idle>,
     /// Generation by identifier.
-    in_use: BTreeMap<u64, u64>,
-    pending: BTreeMap<u64, u64>,
+    in_use: IdMap<u64>,
+    pending: IdMap<u64>,
     queue: VecDeque<u64>,
 }
 
@@ -138,8 +139,8 @@ impl PoolBook {
             last_id: 0,
             last_ticket: 0,
             idle: Vec::new(),
-            in_use: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            in_use: IdMap::new(),
+            pending: IdMap::new(),
             queue: VecDeque::new(),
         }
     }

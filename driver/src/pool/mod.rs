@@ -6,9 +6,9 @@
 
 mod book;
 mod context;
+mod ids;
 mod lease;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,7 @@ pub(crate) use self::book::Limits;
 pub use self::book::PoolCounts;
 use self::book::{CheckOut, CloseReason, Dial, Lease as Granted, Outcome, PoolBook, PoolState};
 pub(crate) use self::context::PoolContext;
+use self::ids::IdMap;
 pub(crate) use self::lease::Lease;
 use crate::connection::{Connection, Interrupt, Unestablished};
 use crate::error::{Error, ErrorKind, Result, labels};
@@ -46,11 +47,11 @@ pub(crate) struct Pool {
 struct Inner {
     book: PoolBook,
     /// Idle connections, by identifier.
-    parked: BTreeMap<u64, Box<Connection>>,
+    parked: IdMap<Box<Connection>>,
     /// Those who wait, by their number in the queue.
-    waiters: BTreeMap<u64, Sender<Grant>>,
+    waiters: IdMap<Sender<Grant>>,
     /// How to interrupt each open connection.
-    interrupts: BTreeMap<u64, Arc<Interrupt>>,
+    interrupts: IdMap<Arc<Interrupt>>,
     /// Why the pool was cleared last.
     cause: Option<Error>,
 }
@@ -83,9 +84,9 @@ impl Pool {
         });
         let inner = Inner {
             book: PoolBook::new(context.limits),
-            parked: BTreeMap::new(),
-            waiters: BTreeMap::new(),
-            interrupts: BTreeMap::new(),
+            parked: IdMap::new(),
+            waiters: IdMap::new(),
+            interrupts: IdMap::new(),
             cause: None,
         };
         let populating = AtomicBool::new(false);

@@ -122,24 +122,23 @@ fn parse(frame: &[u8]) -> Result<Message, WireError> {
         // What is inside is no OP_COMPRESSED again.
         return parse(&compression::unwrap(frame)?);
     }
-    let mut message = Message::new(request_id, response_to, RawDocumentBuf::new());
-    match opcode {
-        OP_MSG => parse_op_msg(&mut bytes, &mut message)?,
-        OP_QUERY => parse_op_query(&mut bytes, &mut message)?,
-        OP_REPLY => parse_op_reply(&mut bytes, &mut message)?,
+    let message = match opcode {
+        OP_MSG => parse_op_msg(&mut bytes)?,
+        OP_QUERY => parse_op_query(&mut bytes)?,
+        OP_REPLY => parse_op_reply(&mut bytes)?,
         _ => return Err(WireError::Opcode { opcode }),
-    }
-    Ok(message)
+    };
+    Ok(Message { request_id, response_to, ..message })
 }
 
-fn parse_op_msg(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), WireError> {
-    message.flags = Flags(bytes.u32("flag bits")?);
+fn parse_op_msg(bytes: &mut Bytes<'_>) -> Result<Message, WireError> {
+    let flags = Flags(bytes.u32("flag bits")?);
     let known = Flags::CHECKSUM_PRESENT | Flags::MORE_TO_COME;
-    let unknown = message.flags.0 & 0xffff & !known.0;
+    let unknown = flags.0 & 0xffff & !known.0;
     if unknown != 0 {
         return Err(WireError::RequiredFlags { bits: unknown });
     }
-    if message.flags.contains(Flags::CHECKSUM_PRESENT) {
+    if flags.contains(Flags::CHECKSUM_PRESENT) {
         if bytes.left() < 4 {
             return Err(bytes.malformed("no room for the checksum"));
         }
@@ -152,6 +151,7 @@ fn parse_op_msg(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), Wire
         }
     }
     let mut body = None;
+    let mut sequences: Vec<(String, Vec<RawDocumentBuf>)> = Vec::new();
     while bytes.left() > 0 {
         let section_at = bytes.at;
         match bytes.u8("section kind")? {
@@ -161,20 +161,20 @@ fn parse_op_msg(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), Wire
             0 => body = Some(bytes.document()?.to_owned()),
             1 => {
                 let sequence = parse_sequence(bytes)?;
-                if message.sequences.len() >= MAX_SEQUENCES {
+                if sequences.len() >= MAX_SEQUENCES {
                     return Err(malformed("too many document sequences", section_at));
                 }
-                if message.sequences.iter().any(|(name, _)| *name == sequence.0) {
+                if sequences.iter().any(|(name, _)| *name == sequence.0) {
                     let what = format!("second document sequence named {:?}", sequence.0);
                     return Err(malformed(what, section_at));
                 }
-                message.sequences.push(sequence);
+                sequences.push(sequence);
             }
             kind => return Err(malformed(format!("unknown section kind {kind}"), section_at)),
         }
     }
-    message.body = body.ok_or_else(|| bytes.malformed("no body section"))?;
-    Ok(())
+    let body = body.ok_or_else(|| bytes.malformed("no body section"))?;
+    Ok(Message { flags, sequences, ..Message::new(0, 0, body) })
 }
 
 fn parse_sequence(bytes: &mut Bytes<'_>) -> Result<(String, Vec<RawDocumentBuf>), WireError> {
@@ -196,8 +196,7 @@ fn parse_sequence(bytes: &mut Bytes<'_>) -> Result<(String, Vec<RawDocumentBuf>)
     Ok((identifier, documents))
 }
 
-fn parse_op_query(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), WireError> {
-    message.legacy = true;
+fn parse_op_query(bytes: &mut Bytes<'_>) -> Result<Message, WireError> {
     bytes.i32("query flags")?;
     let name_at = bytes.at;
     let name = bytes.cstring("full collection name")?;
@@ -214,9 +213,9 @@ fn parse_op_query(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), Wi
     if bytes.left() > 0 {
         return Err(bytes.malformed("bytes after the query"));
     }
-    message.body = unwrap_query(query, database)
+    let body = unwrap_query(query, database)
         .map_err(|error| malformed(format!("query document: {error}"), query_at))?;
-    Ok(())
+    Ok(Message { legacy: true, ..Message::new(0, 0, body) })
 }
 
 /// The command inside a legacy query, with `$db` and `$readPreference` where OP_MSG has them.
@@ -246,8 +245,7 @@ fn unwrap_query(query: &RawDocument, database: &str) -> bson::error::Result<RawD
     Ok(body)
 }
 
-fn parse_op_reply(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), WireError> {
-    message.legacy = true;
+fn parse_op_reply(bytes: &mut Bytes<'_>) -> Result<Message, WireError> {
     bytes.i32("response flags")?;
     bytes.take(8, "cursor id")?;
     bytes.i32("starting from")?;
@@ -255,11 +253,11 @@ fn parse_op_reply(bytes: &mut Bytes<'_>, message: &mut Message) -> Result<(), Wi
     if count != 1 {
         return Err(bytes.malformed(format!("OP_REPLY of {count} documents, not 1")));
     }
-    message.body = bytes.document()?.to_owned();
+    let body = bytes.document()?.to_owned();
     if bytes.left() > 0 {
         return Err(bytes.malformed("bytes after the reply"));
     }
-    Ok(())
+    Ok(Message { legacy: true, ..Message::new(0, 0, body) })
 }
 
 fn malformed(what: impl Into<String>, offset: usize) -> WireError {

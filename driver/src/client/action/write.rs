@@ -42,7 +42,7 @@ impl InsertOne {
         collection: Collection<Document>,
         document: &impl Serialize,
     ) -> Self {
-        let mut batch = InsertBatch::default();
+        let mut batch = InsertBatch::for_one();
         let batch = batch.push(document, || collection.client().new_object_id()).map(|_| batch);
         InsertOne { collection, batch, options: InsertOptions::default(), terms: Terms::default() }
     }
