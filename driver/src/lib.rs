@@ -44,7 +44,8 @@
 //! What decides is pure and takes the time as an argument: `sdam` (what is believed), `selection`, the
 //! books of a `pool`, the state of a `monitor`, the retry policy. What moves bytes is the operation's
 //! own future: it borrows a connection, writes and reads on the caller's task, and gives it back.
-//! Dropping such a future is safe: if its reply is still owed, the next borrower reads it first.
+//! Dropping such a future is safe: if its reply is still owed, it is read before anybody uses the
+//! connection again.
 
 #[cfg(feature = "auth")]
 pub mod auth;

@@ -171,6 +171,16 @@ impl<T> Future for Receiver<T> {
     }
 }
 
+/// What `future` has ready now, if anything.
+pub(crate) async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    std::future::poll_fn(move |cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
 /// Which of two futures was ready.
 pub(crate) enum Either<A, B> {
     /// The first.

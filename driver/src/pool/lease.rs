@@ -8,9 +8,9 @@ use crate::connection::Connection;
 
 /// A connection on loan; dropped, it goes back to its pool.
 ///
-/// If it is dropped while a reply is owed (the operation's future was dropped), the pool keeps it and
-/// the next borrower reads that reply first: a storm of cancelled operations is not to become a storm
-/// of new connections. If only a part of the request was written, the connection is closed.
+/// If it is dropped while a reply is owed (the operation's future was dropped), the pool keeps it, and
+/// that reply is read before anybody uses it again: a storm of cancelled operations is not to become a
+/// storm of new connections. If only a part of the request was written, the connection is closed.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     connection: Option<Box<Connection>>,

@@ -28,13 +28,13 @@ use crate::event::{
     ConnectionClosedReason, ConnectionCreatedEvent, ConnectionReadyEvent, PoolClearedEvent,
     PoolClosedEvent, PoolCreatedEvent, PoolReadyEvent,
 };
-use crate::sync::{Either, Receiver, Sender, lock, oneshot, select2};
+use crate::sync::{Either, Receiver, Sender, lock, oneshot, poll_once, select2};
 use crate::time::Instant;
 use crate::uri::ServerAddress;
 
-/// How long a borrower waits for the reply that an abandoned operation left behind, before the
-/// connection is closed instead.
-const DRAIN_TIME: Duration = Duration::from_millis(250);
+/// How long the reply that an abandoned operation left behind is waited for, before the connection is
+/// closed instead.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// The connections to one server.
 pub(crate) struct Pool {
@@ -279,6 +279,7 @@ impl Pool {
     }
 
     async fn obtain(self: &Arc<Self>, began: Instant, by: Instant) -> Result<Lease> {
+        let mut set_aside = None;
         loop {
             let grant = match self.begin(self.now()) {
                 Ok(grant) => grant,
@@ -293,18 +294,47 @@ impl Pool {
                 Grant::Dial(dial) => return self.dial(dial, self.connect_deadline(by)).await,
                 Grant::Connection(connection) => {
                     let mut lease = Lease::new(self.clone(), connection);
-                    if lease.owes_reply() {
-                        lease.set_deadline(by.min(self.now() + DRAIN_TIME));
-                        if lease.receive().await.is_ok() {
+                    if !lease.owes_reply() {
+                        if !lease.is_dirty() {
                             return Ok(lease);
                         }
-                    } else if !lease.is_dirty() {
-                        return Ok(lease);
+                        lease.fail();
+                        continue;
                     }
-                    lease.fail();
+                    // An operation was dropped before its reply came. If it is there by now, it is
+                    // read; if not, somebody else waits for it.
+                    lease.set_deadline(by.min(self.now() + DRAIN_TIME));
+                    let id = lease.id;
+                    let received = if set_aside == Some(id) {
+                        // Nobody took it: there is no task to wait.
+                        Some(lease.receive().await)
+                    } else {
+                        poll_once(lease.receive()).await
+                    };
+                    match received {
+                        Some(Ok(_)) if !lease.owes_reply() => return Ok(lease),
+                        Some(_) => lease.fail(),
+                        None => {
+                            set_aside = Some(id);
+                            self.drain(lease);
+                        }
+                    }
                 }
             }
         }
+    }
+
+    /// Waits in the background for the reply that is owed, and gives the connection back then: a dropped
+    /// operation costs neither a connection nor the time of whoever comes next.
+    fn drain(self: &Arc<Self>, lease: Lease) {
+        let mut lease = lease.silently();
+        lease.set_deadline(self.now() + DRAIN_TIME);
+        let task = async move {
+            if lease.receive().await.is_err() || lease.owes_reply() {
+                lease.fail();
+            }
+        };
+        self.context.transport.spawn("pool: read a reply nobody waits for", Box::pin(task));
     }
 
     /// The first half of a check-out: what there is, or a place in the queue.
