@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
+use stepdown_driver::Client;
 use stepdown_driver::options::{ReadConcern, WriteConcern};
-use stepdown_driver::{Client, ClientSession};
 
 use super::deployment::{Deployment, Way};
 use super::entities::{Entities, Entity};
 use super::observer::{Family, check_events};
 use super::requirements::Facts;
-use super::{Failure, Operation, Outcome, documents, perform};
+use super::{Failure, Operation, Outcome, documents, perform, spans};
 
 /// How long a case may take, on the clock of its deployment.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
@@ -32,9 +32,6 @@ pub struct Case {
     /// Fail points to be switched off: where, and which.
     fail_points: Mutex<Vec<(String, String)>>,
 }
-
-/// The session a transaction's callback holds, by its name.
-pub type Held<'a> = Option<(&'a str, &'a ClientSession)>;
 
 impl Stage {
     /// Looks at what it is on.
@@ -96,7 +93,7 @@ impl Case {
             .map_err(|problem| Failure::test(format!("createEntities: {problem}")))?;
         for (index, operation) in Operation::all(&documents(test, "operations"))?.iter().enumerate()
         {
-            perform::operation(self, operation, None).await.map_err(|problem| {
+            perform::operation(self, operation, false).await.map_err(|problem| {
                 Failure::test(format!("operation {index}, {}: {problem}", operation.name))
             })?;
         }
@@ -184,8 +181,15 @@ impl Case {
             check_events(&events, &found, ignore_extra, &self.entities)
                 .map_err(|problem| Failure::test(format!("events of {name}: {problem}")))?;
         }
-        if test.contains_key("expectLogMessages") || test.contains_key("expectTracingMessages") {
-            return Err(Failure::test("logs and spans are not supported by the driver yet"));
+        for expected in documents(test, "expectTracingMessages") {
+            let name = expected.get_str("client").unwrap_or_default();
+            let found = self.entities.client(name)?.spans.spans();
+            let ignore_extra = expected.get_bool("ignoreExtraSpans").unwrap_or(false);
+            spans::check(&documents(&expected, "spans"), &found, ignore_extra, &self.entities)
+                .map_err(|problem| Failure::test(format!("spans of {name}: {problem}")))?;
+        }
+        if test.contains_key("expectLogMessages") {
+            return Err(Failure::test("logs are not supported by the driver yet"));
         }
         Ok(())
     }

@@ -5,16 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::{Bson, Document};
-use stepdown_driver::client::{CollectionOptions, SessionOptions};
+use stepdown_driver::client::{ChangeStream, CollectionOptions, SessionOptions};
 use stepdown_driver::options::{ServerApi, ServerApiVersion};
 use stepdown_driver::sdam::TopologyDescription;
-use stepdown_driver::{Client, ClientSession, Collection, Cursor, Database};
+use stepdown_driver::telemetry::{SpanRecorder, TracingOptions};
+use stepdown_driver::{Client, ClientSession, Collection, Cursor, Database, TransactionOptions};
 
 use super::arguments::{Arguments, integer, read_concern, read_preference, write_concern};
 use super::deployment::Way;
 use super::matching::Names;
 use super::observer::Observer;
 use super::{Failure, Operation};
+
+/// How much of a command a span shows where a test wants to see it.
+const QUERY_TEXT_LENGTH: usize = 1 << 20;
 
 /// Something with a name.
 #[derive(Clone)]
@@ -35,11 +39,12 @@ pub struct ClientEntity {
     pub observer: Arc<Observer>,
     /// The events to be saved as entities at the end: their names, and under which name.
     pub stored: Vec<(String, Vec<String>)>,
+    pub spans: SpanRecorder,
 }
 
 /// A session; none once it was ended.
 pub struct SessionEntity {
-    session: Mutex<Option<ClientSession>>,
+    session: Mutex<Option<Arc<ClientSession>>>,
     pub lsid: Document,
 }
 
@@ -51,6 +56,7 @@ pub struct CursorEntity {
 /// What can be iterated.
 pub enum AnyCursor {
     Documents(Cursor<Document>),
+    Changes(ChangeStream<Document>),
 }
 
 /// A thread: operations that wait for their turn, and what went wrong with earlier ones.
@@ -164,7 +170,7 @@ impl Entities {
         let mut all = std::mem::take(&mut *lock(&self.map));
         all.retain(|_, entity| match entity {
             Entity::Session(session) => {
-                session.end();
+                session.take();
                 false
             }
             Entity::Cursor(cursor) => {
@@ -229,11 +235,24 @@ impl Entities {
         if let Ok(given) = about.get_document("sessionOptions") {
             let mut given = Arguments::new("sessionOptions", given.clone());
             options.causal_consistency = given.boolean("causalConsistency")?;
+            options.snapshot = given.boolean("snapshot")?;
+            options.default_timeout = given.millis("defaultTimeoutMS")?;
+            if let Some(transaction) = given.document("defaultTransactionOptions")? {
+                let mut transaction = Arguments::new("defaultTransactionOptions", transaction);
+                options.default_transaction_options = Some(transaction_options(&mut transaction)?);
+                transaction.finish()?;
+            }
+            if let Some(name) = given.text("snapshotTime")? {
+                let Some(Bson::Timestamp(time)) = self.value(&name) else {
+                    return Err(Failure::test(format!("{name} is no timestamp")));
+                };
+                options.snapshot_time = Some(time);
+            }
             given.finish()?;
         }
         let session = client.client.start_session_with(options).await?;
         let lsid = session.id();
-        Ok(Arc::new(SessionEntity { session: Mutex::new(Some(session)), lsid }))
+        Ok(Arc::new(SessionEntity { session: Mutex::new(Some(Arc::new(session))), lsid }))
     }
 }
 
@@ -254,25 +273,17 @@ impl Names for Entities {
 }
 
 impl SessionEntity {
-    /// Uses the session.
+    /// The session.
     ///
     /// # Errors
     /// It was ended.
-    pub fn with<R>(&self, use_it: impl FnOnce(&mut ClientSession) -> R) -> Result<R, Failure> {
-        match &mut *lock(&self.session) {
-            Some(session) => Ok(use_it(session)),
-            None => Err(Failure::test("the session was ended")),
-        }
+    pub fn get(&self) -> Result<Arc<ClientSession>, Failure> {
+        lock(&self.session).clone().ok_or_else(|| Failure::test("the session was ended"))
     }
 
-    /// Takes the session out, for an operation that waits; it is to be put back.
-    pub fn take(&self) -> Option<ClientSession> {
+    /// Lets the session go; it ends with the operations that use it.
+    pub fn take(&self) -> Option<Arc<ClientSession>> {
         lock(&self.session).take()
-    }
-
-    /// Ends the session.
-    pub fn end(&self) {
-        drop(self.take());
     }
 }
 
@@ -328,7 +339,7 @@ impl ThreadEntity {
 async fn make_client(id: &str, about: &Document, way: &Way) -> Result<Arc<ClientEntity>, Failure> {
     let none = Document::new();
     let uri_options = about.get_document("uriOptions").unwrap_or(&none);
-    for unsupported in ["autoEncryptOpts", "observeLogMessages", "observeTracingMessages"] {
+    for unsupported in ["autoEncryptOpts", "observeLogMessages"] {
         if about.contains_key(unsupported) {
             return Err(Failure::test(format!("{unsupported} is not supported by the driver yet")));
         }
@@ -343,6 +354,12 @@ async fn make_client(id: &str, about: &Document, way: &Way) -> Result<Arc<Client
         server_api.strict = api.get_bool("strict").ok();
         server_api.deprecation_errors = api.get_bool("deprecationErrors").ok();
         options.server_api = Some(server_api);
+    }
+    let spans = SpanRecorder::new();
+    if let Ok(tracing) = about.get_document("observeTracingMessages") {
+        let made = TracingOptions::with_tracer(Arc::new(spans.clone()));
+        let payload = tracing.get_bool("enableCommandPayload").unwrap_or(false);
+        options.tracing = Some(if payload { made.query_text(QUERY_TEXT_LENGTH) } else { made });
     }
     let observer = Observer::new(about);
     observer.attach(&mut options);
@@ -362,7 +379,7 @@ async fn make_client(id: &str, about: &Document, way: &Way) -> Result<Arc<Client
         (one.get_str("id").unwrap_or_default().to_owned(), names)
     });
     let stored = stored.collect();
-    Ok(Arc::new(ClientEntity { client, observer, stored }))
+    Ok(Arc::new(ClientEntity { client, observer, stored, spans }))
 }
 
 /// Waits until the pool of each data-bearing server has as many connections as it shall have.
@@ -382,11 +399,25 @@ async fn wait_for_pools(client: &Client, size: u32, limit: Duration) -> Result<(
     }
 }
 
+/// `readConcern`, `writeConcern`, `readPreference` and `maxCommitTimeMS`.
+pub fn transaction_options(arguments: &mut Arguments) -> Result<TransactionOptions, Failure> {
+    let mut options = TransactionOptions::default();
+    options.read_concern = arguments.read_concern()?;
+    options.write_concern = arguments.write_concern()?;
+    options.selection_criteria = arguments.read_preference()?.map(Into::into);
+    options.max_commit_time = arguments.millis("maxCommitTimeMS")?;
+    Ok(options)
+}
+
 fn collection_options(given: &Document) -> Result<CollectionOptions, Failure> {
     let mut options = CollectionOptions::default();
     for (name, value) in given {
-        let value = value.as_document();
-        match (name.as_str(), value) {
+        if name == "timeoutMS" {
+            let millis = integer(value).and_then(|millis| u64::try_from(millis).ok());
+            options.timeout = millis.map(Duration::from_millis);
+            continue;
+        }
+        match (name.as_str(), value.as_document()) {
             ("readConcern", Some(concern)) => options.read_concern = read_concern(concern),
             ("writeConcern", Some(concern)) => {
                 options.write_concern = Some(write_concern(concern)?);

@@ -13,6 +13,7 @@ mod observer;
 mod perform;
 mod requirements;
 mod schema;
+mod spans;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

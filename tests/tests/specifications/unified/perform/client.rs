@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::Bson;
 
-use super::{Call, Performed, Produced, results};
+use super::{Call, Performed, Produced, collection, results};
 use crate::unified::entities::ClientEntity;
 
 pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performed {
@@ -20,8 +20,7 @@ pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performe
             if let Some(filter) = call.arguments.document("filter")? {
                 action = action.filter(filter);
             }
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             let databases = action.await?.into_iter().map(results::database).collect();
             Ok(Produced::Value(Bson::Array(databases)))
         }
@@ -29,6 +28,10 @@ pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performe
         "listDatabaseNames" | "listDatabaseObjects" => {
             call.finish()?;
             Ok(results::names(client.list_database_names().await?))
+        }
+        "createChangeStream" => {
+            let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();
+            collection::watch(call, client.watch().pipeline(pipeline)).await
         }
         _ => Err(call.unsupported("client")),
     }

@@ -1,11 +1,11 @@
 //! Operations on collections.
 
-use bson::{Bson, Document, doc};
-use stepdown_driver::client::Aggregate;
+use bson::{Bson, Document, RawDocumentBuf, doc};
+use stepdown_driver::client::{Aggregate, ResumeToken, Watch};
 use stepdown_driver::options::{
-    AggregateOptions, CountOptions, CreateIndexOptions, CursorType, DeleteOptions, DistinctOptions,
-    EstimatedDocumentCountOptions, FindOneAndModifyOptions, FindOptions, IndexOptions,
-    InsertOptions, ReturnDocument, UpdateOptions,
+    AggregateOptions, ChangeStreamOptions, CountOptions, CreateIndexOptions, CursorType,
+    DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions, FindOneAndModifyOptions,
+    FindOptions, IndexOptions, InsertOptions, ReturnDocument, TimeoutMode, UpdateOptions,
 };
 use stepdown_driver::{Collection, IndexModel};
 
@@ -18,10 +18,9 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
     let name = call.operation.name.as_str();
     match name {
         "find" | "createFindCursor" => {
-            let action = collection.find(call.arguments.filter()?);
+            let action = collection.find(call.arguments.required_document("filter")?);
             let action = action.with_options(find_options(&mut call.arguments)?);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             let cursor = action.await?;
             match name {
                 "find" => results::all(cursor).await,
@@ -31,8 +30,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
         "findOne" => {
             let action = collection.find_one(call.arguments.filter()?);
             let action = action.with_options(find_options(&mut call.arguments)?);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::optional(action.await?))
         }
         "aggregate" => {
@@ -51,8 +49,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             options.max_time = arguments.millis("maxTimeMS")?;
             options.comment = arguments.take("comment");
             let action = collection.count_documents(filter).with_options(options);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(Produced::Value(results::number(action.await?)))
         }
         "estimatedDocumentCount" => {
@@ -61,8 +58,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             options.max_time = arguments.millis("maxTimeMS")?;
             options.comment = arguments.take("comment");
             let action = collection.estimated_document_count().with_options(options);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(Produced::Value(results::number(action.await?)))
         }
         "distinct" => {
@@ -75,24 +71,21 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             options.max_time = arguments.millis("maxTimeMS")?;
             options.comment = arguments.take("comment");
             let action = collection.distinct(field, filter).with_options(options);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(Produced::Value(Bson::Array(action.await?)))
         }
         "insertOne" => {
             let document = call.arguments.required_document("document")?;
             let options = insert_options(&mut call.arguments)?;
             let action = collection.insert_one(document).with_options(options);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::inserted(&action.await?))
         }
         "insertMany" => {
             let documents = call.arguments.required_documents("documents")?;
             let options = insert_options(&mut call.arguments)?;
             let action = collection.insert_many(documents).with_options(options);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::inserted_many(&action.await?))
         }
         "updateOne" | "updateMany" | "replaceOne" => {
@@ -106,8 +99,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
                 }
             };
             let action = action.with_options(update_options(&mut call.arguments)?);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::updated(&action.await?))
         }
         "deleteOne" | "deleteMany" => {
@@ -124,8 +116,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
                 _ => collection.delete_many(filter),
             };
             let action = action.with_options(options);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::deleted(&action.await?))
         }
         "findOneAndDelete" | "findOneAndReplace" | "findOneAndUpdate" => {
@@ -139,8 +130,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
                 _ => collection.find_one_and_update(filter, call.arguments.update()?),
             };
             let action = action.with_options(find_and_modify_options(&mut call.arguments)?);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::optional(action.await?))
         }
         "createIndex" => create_index(call, collection).await,
@@ -149,8 +139,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
                 "dropIndex" => collection.drop_index(call.arguments.required_text("name")?),
                 _ => collection.drop_indexes(),
             };
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             action.await?;
             Ok(Produced::Nothing)
         }
@@ -159,8 +148,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             if let Some(size) = call.arguments.size("batchSize")? {
                 action = action.batch_size(size);
             }
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             let cursor = action.await?;
             if name == "listIndexes" {
                 return results::all(cursor).await;
@@ -171,8 +159,7 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
         }
         "drop" => {
             let action = collection.drop();
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             action.await?;
             Ok(Produced::Nothing)
         }
@@ -184,10 +171,13 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
                 command.insert("dropTarget", drop_target);
             }
             let action = collection.client().database("admin").run_command(command);
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             action.await?;
             Ok(Produced::Nothing)
+        }
+        "createChangeStream" => {
+            let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();
+            watch(call, collection.watch().pipeline(pipeline)).await
         }
         _ => Err(call.unsupported("collection")),
     }
@@ -206,12 +196,44 @@ pub async fn aggregate(mut call: Call<'_>, action: Aggregate<Document>) -> Perfo
     options.max_await_time = arguments.millis("maxAwaitTimeMS")?;
     options.let_vars = arguments.document("let")?;
     options.comment = arguments.take("comment");
+    options.timeout_mode = timeout_mode(arguments)?;
     options.write_concern = arguments.write_concern()?;
     options.read_concern = arguments.read_concern()?;
     let action = action.with_options(options);
-    let action = call.in_session(action, |action, session| action.session(session))?;
-    call.finish()?;
+    let action = under_terms!(call, action);
     results::all(action.await?).await
+}
+
+/// A change stream of a collection, a database or the deployment.
+pub async fn watch(mut call: Call<'_>, action: Watch<Document>) -> Performed {
+    let arguments = &mut call.arguments;
+    let mut options = ChangeStreamOptions::default();
+    options.full_document = arguments.text("fullDocument")?.map(|name| name.as_str().into());
+    options.full_document_before_change =
+        arguments.text("fullDocumentBeforeChange")?.map(|name| name.as_str().into());
+    options.resume_after = resume_token(arguments.document("resumeAfter")?)?;
+    options.start_after = resume_token(arguments.document("startAfter")?)?;
+    options.start_at_operation_time = match arguments.take("startAtOperationTime") {
+        Some(Bson::Timestamp(time)) => Some(time),
+        None => None,
+        Some(other) => {
+            return Err(Failure::test(format!("startAtOperationTime cannot be {other}")));
+        }
+    };
+    options.show_expanded_events = arguments.boolean("showExpandedEvents")?;
+    options.max_await_time = arguments.millis("maxAwaitTimeMS")?;
+    options.batch_size = arguments.size("batchSize")?;
+    options.collation = arguments.document("collation")?;
+    options.comment = arguments.take("comment");
+    let action = under_terms!(call, action.with_options(options));
+    let stream = action.await?.with_type::<Document>();
+    Ok(Produced::Entity(CursorEntity::new(AnyCursor::Changes(stream))))
+}
+
+fn resume_token(token: Option<Document>) -> Result<Option<ResumeToken>, Failure> {
+    let Some(token) = token else { return Ok(None) };
+    let raw = RawDocumentBuf::try_from(&token).map_err(|e| Failure::test(e.to_string()))?;
+    Ok(Some(ResumeToken::new(raw)))
 }
 
 fn find_options(arguments: &mut Arguments) -> Result<FindOptions, Failure> {
@@ -235,6 +257,7 @@ fn find_options(arguments: &mut Arguments) -> Result<FindOptions, Failure> {
     options.allow_partial_results = arguments.boolean("allowPartialResults")?;
     options.let_vars = arguments.document("let")?;
     options.cursor_type = cursor_type(arguments)?;
+    options.timeout_mode = timeout_mode(arguments)?;
     options.read_concern = arguments.read_concern()?;
     if let Some(preference) = arguments.read_preference()? {
         options.selection_criteria = Some(preference.into());
@@ -250,6 +273,16 @@ pub fn cursor_type(arguments: &mut Arguments) -> Result<Option<CursorType>, Fail
         "tailable" => Ok(Some(CursorType::Tailable)),
         "tailableAwait" => Ok(Some(CursorType::TailableAwait)),
         other => Err(Failure::test(format!("the cursor type {other} is not known"))),
+    }
+}
+
+/// `timeoutMode`.
+pub fn timeout_mode(arguments: &mut Arguments) -> Result<Option<TimeoutMode>, Failure> {
+    let Some(name) = arguments.text("timeoutMode")? else { return Ok(None) };
+    match name.as_str() {
+        "iteration" => Ok(Some(TimeoutMode::Iteration)),
+        "cursorLifetime" => Ok(Some(TimeoutMode::CursorLifetime)),
+        other => Err(Failure::test(format!("the timeout mode {other} is not known"))),
     }
 }
 
@@ -316,8 +349,7 @@ async fn create_index(mut call: Call<'_>, collection: &Collection<Document>) -> 
     options.write_concern = arguments.write_concern()?;
     let model = IndexModel::new(keys).with_options(index);
     let action = collection.create_index(model).with_options(options);
-    let action = call.in_session(action, |action, session| action.session(session))?;
-    call.finish()?;
+    let action = under_terms!(call, action);
     let mut created = action.await?.index_names;
     Ok(created.pop().map_or(Produced::Nothing, |name| Produced::Value(Bson::String(name))))
 }

@@ -1,4 +1,4 @@
-//! Operations on cursors.
+//! Operations on cursors and change streams.
 
 use std::sync::Arc;
 
@@ -9,27 +9,30 @@ use crate::unified::Failure;
 use crate::unified::entities::{AnyCursor, CursorEntity};
 
 pub async fn perform(mut call: Call<'_>, entity: &Arc<CursorEntity>) -> Performed {
+    let timeout = call.arguments.millis("timeoutMS")?;
     call.finish()?;
     let Some(mut cursor) = entity.take() else {
         return Err(Failure::test("the cursor was closed"));
     };
-    let performed = match call.operation.name.as_str() {
-        "iterateUntilDocumentOrError" | "iterateOnce" => iterate(&mut cursor).await,
-        "close" => {
-            // Dropping it closes it on the server; that is a task of its own.
-            drop(cursor);
-            call.case.internal.sleep(std::time::Duration::from_millis(10)).await;
-            return Ok(Produced::Nothing);
+    let found = match (call.operation.name.as_str(), &mut cursor) {
+        ("iterateUntilDocumentOrError", AnyCursor::Documents(cursor)) => cursor.try_next().await,
+        ("iterateUntilDocumentOrError", AnyCursor::Changes(stream)) => stream.next().await,
+        ("iterateOnce", AnyCursor::Documents(cursor)) => cursor.next_if_any().await,
+        ("iterateOnce", AnyCursor::Changes(stream)) => stream.next_if_any().await,
+        ("close", AnyCursor::Documents(cursor)) => {
+            // What closing fails with is for the server's log alone.
+            let _closed = match timeout {
+                Some(timeout) => cursor.close_within(timeout).await,
+                None => cursor.close().await,
+            };
+            Ok(None)
         }
-        _ => Err(call.unsupported("cursor")),
+        ("close", AnyCursor::Changes(stream)) => {
+            let _closed = stream.close().await;
+            Ok(None)
+        }
+        _ => return Err(call.unsupported("cursor")),
     };
     entity.put(cursor);
-    performed
-}
-
-async fn iterate(cursor: &mut AnyCursor) -> Performed {
-    let document = match cursor {
-        AnyCursor::Documents(cursor) => cursor.try_next().await?,
-    };
-    Ok(document.map_or(Produced::Nothing, |found| Produced::Value(Bson::Document(found))))
+    Ok(found?.map_or(Produced::Nothing, |found| Produced::Value(Bson::Document(found))))
 }

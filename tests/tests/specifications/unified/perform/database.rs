@@ -20,16 +20,14 @@ pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
             if let Some(preference) = call.arguments.read_preference()? {
                 action = action.selection_criteria(preference);
             }
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(Produced::Value(Bson::Document(action.await?)))
         }
         "createCollection" => create(call, database).await,
         "dropCollection" => {
             let name = call.arguments.required_text("collection")?;
             let action = database.collection::<Document>(&name).drop();
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             action.await?;
             Ok(Produced::Nothing)
         }
@@ -44,8 +42,7 @@ pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
             if let Some(filter) = call.arguments.document("filter")? {
                 action = action.filter(filter);
             }
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             results::all(action.await?).await
         }
         "listCollectionNames" | "listCollectionObjects" => {
@@ -53,16 +50,18 @@ pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
             if let Some(filter) = call.arguments.document("filter")? {
                 action = action.filter(filter);
             }
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             Ok(results::names(action.await?))
         }
         "drop" => {
             let action = database.drop();
-            let action = call.in_session(action, |action, session| action.session(session))?;
-            call.finish()?;
+            let action = under_terms!(call, action);
             action.await?;
             Ok(Produced::Nothing)
+        }
+        "createChangeStream" => {
+            let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();
+            collection::watch(call, database.watch().pipeline(pipeline)).await
         }
         _ => Err(call.unsupported("database")),
     }
@@ -112,8 +111,7 @@ async fn create(mut call: Call<'_>, database: &Database) -> Performed {
     }
     options.other = Some(other);
     let action = database.create_collection(&name).with_options(options);
-    let action = call.in_session(action, |action, session| action.session(session))?;
-    call.finish()?;
+    let action = under_terms!(call, action);
     action.await?;
     Ok(Produced::Nothing)
 }

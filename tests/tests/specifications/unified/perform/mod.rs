@@ -1,5 +1,21 @@
 //! What operations do: one file per kind of object.
 
+/// Puts an action into the session and under the timeout that the operation names, and refuses
+/// arguments nobody took.
+macro_rules! under_terms {
+    ($call:ident, $action:expr) => {{
+        let mut action = $action;
+        if let Some(session) = $call.session()? {
+            action = action.session(&session);
+        }
+        if let Some(timeout) = $call.arguments.millis("timeoutMS")? {
+            action = action.timeout(timeout);
+        }
+        $call.finish()?;
+        action
+    }};
+}
+
 mod client;
 mod collection;
 mod cursor;
@@ -17,7 +33,7 @@ use bson::Bson;
 use stepdown_driver::ClientSession;
 
 use super::arguments::Arguments;
-use super::case::{Case, Held};
+use super::case::Case;
 use super::entities::Entity;
 use super::matching::matches;
 use super::{Failure, Operation};
@@ -42,24 +58,13 @@ pub struct Call<'a> {
     pub case: &'a Arc<Case>,
     pub operation: &'a Operation,
     pub arguments: Arguments,
-    pub held: Held<'a>,
 }
 
 impl Call<'_> {
-    /// Hands the session the operation names, if it names one, to `use_it` with `value`; without a
-    /// session `value` comes back as it is.
-    pub fn in_session<T>(
-        &mut self,
-        value: T,
-        use_it: impl FnOnce(T, &ClientSession) -> T,
-    ) -> Result<T, Failure> {
-        let Some(name) = self.arguments.text("session")? else { return Ok(value) };
-        if let Some((held, session)) = self.held
-            && held == name
-        {
-            return Ok(use_it(value, session));
-        }
-        self.case.entities.session(&name)?.with(|session| use_it(value, session))
+    /// The session the operation names, if it names one.
+    pub fn session(&mut self) -> Result<Option<Arc<ClientSession>>, Failure> {
+        let Some(name) = self.arguments.text("session")? else { return Ok(None) };
+        self.case.entities.session(&name)?.get().map(Some)
     }
 
     /// Refuses arguments nobody took.
@@ -76,18 +81,18 @@ impl Call<'_> {
 }
 
 /// Does an operation and checks what came of it. A driver's error comes back even if it was expected
-/// while a transaction's callback `held` its session: the transaction has to hear of it.
+/// if it is to `propagate`, because the operation belongs to a transaction's callback.
 pub fn operation<'a>(
     case: &'a Arc<Case>,
     operation: &'a Operation,
-    held: Held<'a>,
+    propagate: bool,
 ) -> Boxed<'a, Result<(), Failure>> {
     Box::pin(async move {
         if operation.object == "testRunner" {
             return special::perform(case, operation).await;
         }
         let arguments = Arguments::new(&operation.name, operation.arguments.clone());
-        let call = Call { case, operation, arguments, held };
+        let call = Call { case, operation, arguments };
         let performed = match case.entities.get(&operation.object)? {
             Entity::Client(client) => client::perform(call, &client).await,
             Entity::Database(database) => database::perform(call, &database).await,
@@ -96,7 +101,7 @@ pub fn operation<'a>(
             Entity::Cursor(cursor) => cursor::perform(call, &cursor).await,
             _ => Err(Failure::test(format!("{} has no operations", operation.object))),
         };
-        judge(case, operation, performed, held.is_some())
+        judge(case, operation, performed, propagate)
     })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
+use stepdown_driver::TransactionState;
 use stepdown_driver::event::CommandEvent;
 use stepdown_driver::options::ReadPreference;
 
@@ -29,8 +30,11 @@ pub async fn perform(case: &Arc<Case>, operation: &Operation) -> Result<(), Fail
             set_fail_point(case, &client.client, fail_point).await
         }
         "targetedFailPoint" => {
-            // A session of a replica set is never pinned to a server.
-            Err(Failure::test("targetedFailPoint: the session is not pinned to a server"))
+            let session = case.entities.session(&arguments.required_text("session")?)?.get()?;
+            let fail_point = arguments.required_document("failPoint")?;
+            arguments.finish()?;
+            // A session of a replica set is never pinned: its transactions run on the primary.
+            set_fail_point(case, session.client(), fail_point).await
         }
         "createEntities" => {
             let entities = arguments.required_documents("entities")?;
@@ -212,7 +216,7 @@ fn run_on_thread(case: &Arc<Case>, thread: &Arc<ThreadEntity>, operation: Operat
     let transport = case.way.transport("runner");
     let task = async move {
         while let Some(operation) = thread.next() {
-            if let Err(problem) = super::operation(&case, &operation, None).await {
+            if let Err(problem) = super::operation(&case, &operation, false).await {
                 thread.failed(format!("{}: {problem}", operation.name));
             }
         }
@@ -235,8 +239,30 @@ pub async fn wait_for_thread(case: &Arc<Case>, thread: &ThreadEntity) -> Result<
 }
 
 fn assert_session(case: &Arc<Case>, name: &str, mut arguments: Arguments) -> Result<(), Failure> {
-    let _session = case.entities.session(&arguments.required_text("session")?)?;
-    Err(Failure::test(format!("{name} is not supported by the driver yet")))
+    let session = case.entities.session(&arguments.required_text("session")?)?.get()?;
+    let state = arguments.text("state")?;
+    arguments.finish()?;
+    match name {
+        "assertSessionTransactionState" => {
+            let expected = state.ok_or_else(|| Failure::test("state is missing"))?;
+            let found = match session.transaction_state() {
+                TransactionState::None => "none",
+                TransactionState::Starting => "starting",
+                TransactionState::InProgress => "in_progress",
+                TransactionState::Committed => "committed",
+                TransactionState::Aborted => "aborted",
+                _ => "unknown",
+            };
+            match found == expected {
+                true => Ok(()),
+                false => Err(Failure::test(format!("{name}: expected {expected}, found {found}"))),
+            }
+        }
+        "assertSessionDirty" => expect(name, session.is_dirty()),
+        "assertSessionNotDirty" => expect(name, !session.is_dirty()),
+        // On a replica set no session is ever pinned to a server.
+        _ => expect(name, name == "assertSessionUnpinned"),
+    }
 }
 
 /// Runs operations again and again, for as many rounds as `numIterations` says, or for five
@@ -256,7 +282,7 @@ async fn run_loop(case: &Arc<Case>, mut arguments: Arguments) -> Result<(), Fail
     let mut problems: Vec<Document> = Vec::new();
     while done < rounds && case.internal.now() < by {
         for operation in &operations {
-            match super::operation(case, operation, None).await {
+            match super::operation(case, operation, false).await {
                 Ok(()) => succeeded += 1,
                 Err(problem) if errors.is_some() || failures.is_some() => {
                     let time = case.internal.now().as_millis() as f64 / 1000.0;
