@@ -1,6 +1,10 @@
 //! One case: data, entities, operations, and what is to be true afterwards.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
@@ -31,7 +35,11 @@ pub struct Case {
     pub internal: Client,
     /// Fail points to be switched off: where, and which.
     fail_points: Mutex<Vec<(String, String)>>,
+    /// The tasks of threads: polled together with the case itself, in the order they were started.
+    tasks: RefCell<Vec<Task>>,
 }
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Stage {
     /// Looks at what it is on.
@@ -51,25 +59,28 @@ impl Stage {
                 return Outcome::Skipped(format!("needs {reason}"));
             }
         }
-        let case = Arc::new(Case {
+        let case = Rc::new(Case {
             entities: Entities::default(),
             way: self.deployment.way().clone(),
             internal: self.internal.clone(),
             fail_points: Mutex::default(),
+            tasks: RefCell::default(),
         });
         let outcome = self.deployment.block_on(async {
             let mut limit = std::pin::pin!(self.internal.sleep(CASE_LIMIT));
             let mut run = std::pin::pin!(case.run(file, test));
             let outcome = std::future::poll_fn(|cx| {
-                if let std::task::Poll::Ready(outcome) = run.as_mut().poll(cx) {
-                    return std::task::Poll::Ready(outcome);
+                if let Poll::Ready(outcome) = run.as_mut().poll(cx) {
+                    return Poll::Ready(outcome);
                 }
+                case.poll_tasks(cx);
                 limit.as_mut().poll(cx).map(|()| {
                     let seconds = CASE_LIMIT.as_secs();
                     Err(Failure::test(format!("the case is not done after {seconds} s")))
                 })
             });
             let outcome = outcome.await;
+            case.tasks.take();
             case.clean_up(test).await;
             outcome
         });
@@ -81,7 +92,7 @@ impl Stage {
 }
 
 impl Case {
-    async fn run(self: &Arc<Self>, file: &Document, test: &Document) -> Result<(), Failure> {
+    async fn run(self: &Rc<Self>, file: &Document, test: &Document) -> Result<(), Failure> {
         for data in documents(file, "initialData") {
             self.prepare(&data)
                 .await
@@ -110,6 +121,30 @@ impl Case {
             self.check_outcome(&data).await?;
         }
         Ok(())
+    }
+
+    /// Runs `task` beside the case.
+    pub fn start(&self, task: Task) {
+        self.tasks.borrow_mut().push(task);
+    }
+
+    fn poll_tasks(&self, cx: &mut Context<'_>) {
+        loop {
+            let mut running = self.tasks.take();
+            let count = running.len();
+            running.retain_mut(|task| task.as_mut().poll(cx).is_pending());
+            let ended = running.len() < count;
+            let mut tasks = self.tasks.borrow_mut();
+            let started = !tasks.is_empty();
+            tasks.splice(0..0, running);
+            // What has ended may have been waited for without a waker.
+            if ended {
+                cx.waker().wake_by_ref();
+            }
+            if !started {
+                return;
+            }
+        }
     }
 
     /// Notes a fail point that has to be switched off.

@@ -27,6 +27,7 @@ pub mod special;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bson::Bson;
@@ -51,11 +52,11 @@ pub enum Produced {
 /// What came of an operation.
 pub type Performed = Result<Produced, Failure>;
 
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// An operation under way.
 pub struct Call<'a> {
-    pub case: &'a Arc<Case>,
+    pub case: &'a Rc<Case>,
     pub operation: &'a Operation,
     pub arguments: Arguments,
 }
@@ -83,7 +84,7 @@ impl Call<'_> {
 /// Does an operation and checks what came of it. A driver's error comes back even if it was expected
 /// if it is to `propagate`, because the operation belongs to a transaction's callback.
 pub fn operation<'a>(
-    case: &'a Arc<Case>,
+    case: &'a Rc<Case>,
     operation: &'a Operation,
     propagate: bool,
 ) -> Boxed<'a, Result<(), Failure>> {
@@ -106,7 +107,7 @@ pub fn operation<'a>(
 }
 
 fn judge(
-    case: &Arc<Case>,
+    case: &Rc<Case>,
     operation: &Operation,
     performed: Performed,
     propagate: bool,

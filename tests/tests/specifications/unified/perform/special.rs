@@ -1,5 +1,6 @@
 //! Operations of the runner itself (`object: testRunner`).
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often is looked meanwhile.
 const PAUSE: Duration = Duration::from_millis(2);
 
-pub async fn perform(case: &Arc<Case>, operation: &Operation) -> Result<(), Failure> {
+pub async fn perform(case: &Rc<Case>, operation: &Operation) -> Result<(), Failure> {
     let mut arguments = Arguments::new(&operation.name, operation.arguments.clone());
     let name = operation.name.as_str();
     match name {
@@ -190,7 +191,7 @@ fn expect(name: &str, holds: bool) -> Result<(), Failure> {
 
 /// Configures a fail point on the primary a client sees.
 async fn set_fail_point(
-    case: &Arc<Case>,
+    case: &Rc<Case>,
     client: &stepdown_driver::Client,
     fail_point: Document,
 ) -> Result<(), Failure> {
@@ -208,24 +209,23 @@ async fn set_fail_point(
     Ok(())
 }
 
-fn run_on_thread(case: &Arc<Case>, thread: &Arc<ThreadEntity>, operation: Operation) {
+fn run_on_thread(case: &Rc<Case>, thread: &Arc<ThreadEntity>, operation: Operation) {
     if !thread.push(operation) {
         return;
     }
-    let (case, thread) = (case.clone(), thread.clone());
-    let transport = case.way.transport("runner");
+    let (of, thread) = (case.clone(), thread.clone());
     let task = async move {
         while let Some(operation) = thread.next() {
-            if let Err(problem) = super::operation(&case, &operation, false).await {
+            if let Err(problem) = super::operation(&of, &operation, false).await {
                 thread.failed(format!("{}: {problem}", operation.name));
             }
         }
     };
-    transport.spawn("thread of a test", Box::pin(task));
+    case.start(Box::pin(task));
 }
 
 /// Waits until a thread has done all it was given.
-pub async fn wait_for_thread(case: &Arc<Case>, thread: &ThreadEntity) -> Result<(), Failure> {
+pub async fn wait_for_thread(case: &Rc<Case>, thread: &ThreadEntity) -> Result<(), Failure> {
     let by = case.internal.now() + PATIENCE;
     loop {
         match thread.outcome() {
@@ -238,7 +238,7 @@ pub async fn wait_for_thread(case: &Arc<Case>, thread: &ThreadEntity) -> Result<
     }
 }
 
-fn assert_session(case: &Arc<Case>, name: &str, mut arguments: Arguments) -> Result<(), Failure> {
+fn assert_session(case: &Rc<Case>, name: &str, mut arguments: Arguments) -> Result<(), Failure> {
     let session = case.entities.session(&arguments.required_text("session")?)?.get()?;
     let state = arguments.text("state")?;
     arguments.finish()?;
@@ -267,7 +267,7 @@ fn assert_session(case: &Arc<Case>, name: &str, mut arguments: Arguments) -> Res
 
 /// Runs operations again and again, for as many rounds as `numIterations` says, or for five
 /// seconds: nobody is there to end it.
-async fn run_loop(case: &Arc<Case>, mut arguments: Arguments) -> Result<(), Failure> {
+async fn run_loop(case: &Rc<Case>, mut arguments: Arguments) -> Result<(), Failure> {
     const ROUNDS: i64 = 10_000;
     let operations = arguments.required_documents("operations")?;
     let operations = Operation::all(&operations)?;
