@@ -75,7 +75,8 @@ pub use client::{ChangeStream, Client, ClientSession, Collection, Cursor, Databa
 pub use error::{Error, ErrorKind, Result};
 pub use executor::ServerStats;
 pub use operation::{
-    DeleteResult, Hint, IndexModel, IndexOptions, ReturnDocument, UpdateModifications, UpdateResult,
+    CollectionBulkWriteResult, CollectionWriteModel, DeleteResult, Hint, IndexModel, IndexOptions,
+    ReturnDocument, SearchIndexModel, UpdateModifications, UpdateResult,
 };
 pub use session::{TransactionOptions, TransactionState};
 pub use time::Instant;

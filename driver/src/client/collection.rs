@@ -9,11 +9,14 @@ use bson::Document;
 use serde::Serialize;
 
 use super::{
-    Aggregate, Client, Count, CreateIndexes, Database, Delete, Distinct, Drop, EstimatedCount,
-    Find, FindOne, FindOneAndModify, InsertMany, InsertOne, ListIndexes, Update, Watch, Watched,
+    Aggregate, Client, CollectionBulkWrite, Count, CountByCommand, CreateIndexes, Database, Delete,
+    Distinct, Drop, EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany, InsertOne,
+    ListIndexes, ManageSearchIndexes, Update, Watch, Watched,
 };
 use crate::error::Result;
-use crate::operation::{Change, IndexModel, Modification, UpdateModifications};
+use crate::operation::{
+    Change, CollectionWriteModel, IndexModel, Modification, SearchIndexModel, UpdateModifications,
+};
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
 
 /// What a collection's, or database's, reads and writes use where nothing else is said.
@@ -178,6 +181,12 @@ impl<T> Collection<T> {
         Count::new(self.as_documents(), filter)
     }
 
+    /// Counts the documents that match `filter`, by the command `count`: it is quicker than
+    /// [`Collection::count_documents`] and does not run in transactions, and drivers advise against it.
+    pub fn count(&self, filter: Document) -> CountByCommand {
+        CountByCommand::new(self.as_documents(), filter)
+    }
+
     /// How many documents there are about, by the collection's metadata.
     pub fn estimated_document_count(&self) -> EstimatedCount {
         EstimatedCount::new(self.as_documents())
@@ -219,6 +228,42 @@ impl<T> Collection<T> {
     /// Deletes one document that matches `filter` and gives it back.
     pub fn find_one_and_delete(&self, filter: Document) -> FindOneAndModify<T> {
         FindOneAndModify::new(self, filter, Ok(Modification::Delete))
+    }
+
+    /// Does all writes of `models`, in as few commands as their order allows.
+    pub fn bulk_write(
+        &self,
+        models: impl IntoIterator<Item = CollectionWriteModel>,
+    ) -> CollectionBulkWrite {
+        CollectionBulkWrite::new(self.as_documents(), models.into_iter().collect())
+    }
+
+    /// Creates search indexes, as Atlas has them.
+    pub fn create_search_indexes(
+        &self,
+        models: impl IntoIterator<Item = SearchIndexModel>,
+    ) -> ManageSearchIndexes {
+        ManageSearchIndexes::create(self.as_documents(), models.into_iter().collect())
+    }
+
+    /// Changes the search index `name`.
+    pub fn update_search_index(
+        &self,
+        name: impl Into<String>,
+        definition: Document,
+    ) -> ManageSearchIndexes {
+        ManageSearchIndexes::update(self.as_documents(), name.into(), definition)
+    }
+
+    /// Drops the search index `name`; that there is none is no error.
+    pub fn drop_search_index(&self, name: impl Into<String>) -> ManageSearchIndexes {
+        ManageSearchIndexes::drop(self.as_documents(), name.into())
+    }
+
+    /// The search indexes, or the one called `name`.
+    pub fn list_search_indexes(&self, name: Option<&str>) -> Aggregate<Document> {
+        let of = name.map_or_else(Document::new, |name| bson::doc! { "name": name });
+        self.aggregate([bson::doc! { "$listSearchIndexes": of }])
     }
 
     /// Creates an index.

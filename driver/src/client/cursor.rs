@@ -213,7 +213,8 @@ impl RawCursor {
         }
         let mut slot = client.slot(&command, &terms)?;
         let cluster = client.cluster();
-        let scope = Scope::of(cluster, &command, terms.session.as_ref(), terms.limit);
+        let scope = Scope::of(cluster, &command, terms.session.as_ref(), terms.limit)
+            .with_raw_data(terms.raw_data);
         let result = execute(cluster, &command, &mut slot, &scope).await;
         let reply = scope.outcome(cluster.now(), result)?;
         let timeout = terms.timeout;

@@ -6,7 +6,7 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 
 use super::{
     Aggregate, Client, Collection, CollectionOptions, CreateCollection, DropDatabase,
-    ListCollectionNames, ListCollections, RunCommand, Watch, Watched, to_raw,
+    ListCollectionNames, ListCollections, RunCommand, RunCursorCommand, Watch, Watched, to_raw,
 };
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
 
@@ -84,6 +84,12 @@ impl Database {
     /// The same with raw documents.
     pub fn run_raw_command(&self, command: &RawDocument) -> RunCommand<RawDocumentBuf> {
         RunCommand::new(self.clone(), Ok(command.to_owned()))
+    }
+
+    /// Runs any command that opens a cursor. Where it goes, and that it is not retried, is as with
+    /// [`Database::run_command`].
+    pub fn run_cursor_command(&self, command: Document) -> RunCursorCommand {
+        RunCursorCommand::new(self.clone(), to_raw(&command))
     }
 
     /// An aggregation over the database (`$currentOp`, ...).

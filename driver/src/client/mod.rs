@@ -22,9 +22,10 @@ use bson::oid::ObjectId;
 use bson::{Document, RawDocument, RawDocumentBuf};
 
 pub use self::action::{
-    Aggregate, Count, CreateCollection, CreateIndexes, Delete, Distinct, Drop, DropDatabase,
-    EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany, InsertOne, ListCollectionNames,
-    ListCollections, ListDatabases, ListIndexes, RunCommand, Update, Watch,
+    Aggregate, CollectionBulkWrite, Count, CountByCommand, CreateCollection, CreateIndexes, Delete,
+    Distinct, Drop, DropDatabase, EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany,
+    InsertOne, ListCollectionNames, ListCollections, ListDatabaseNames, ListDatabases, ListIndexes,
+    ManageSearchIndexes, RunCommand, RunCursorCommand, Update, Watch,
 };
 use self::change_stream::Watched;
 pub use self::change_stream::{
@@ -41,7 +42,7 @@ pub use self::session::{ClientSession, SessionOptions, StartTransaction};
 use self::terms::Terms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Cluster, Reply, Scope, ServerStats, execute};
-use crate::operation::{Command, integer, list_databases, run_command};
+use crate::operation::{Command, integer, run_command};
 use crate::options::{ClientOptions, SelectionCriteria};
 use crate::sdam::TopologyDescription;
 use crate::session::SessionSlot;
@@ -268,21 +269,8 @@ impl Client {
     }
 
     /// The names of the databases of the deployment.
-    ///
-    /// # Errors
-    /// What running the command fails with.
-    pub async fn list_database_names(&self) -> Result<Vec<String>> {
-        let command = list_databases(None, true)?;
-        let mut terms = Terms::default();
-        terms.begin(self, self.options().timeout)?;
-        let reply = self.run(&command, &terms).await?;
-        let mut names = Vec::new();
-        for database in reply.body.get_array("databases")? {
-            if let bson::raw::RawBsonRef::Document(database) = database? {
-                names.push(database.get_str("name")?.to_owned());
-            }
-        }
-        Ok(names)
+    pub fn list_database_names(&self) -> ListDatabaseNames {
+        ListDatabaseNames::new(self.clone())
     }
 
     /// Watches what happens in all databases.
@@ -355,7 +343,8 @@ impl Client {
     ) -> Result<Reply> {
         let mut slot = self.slot(command, terms)?;
         let cluster = self.cluster();
-        let scope = Scope::of(cluster, command, terms.session.as_ref(), terms.limit);
+        let scope = Scope::of(cluster, command, terms.session.as_ref(), terms.limit)
+            .with_raw_data(terms.raw_data);
         let ran = execute(cluster, command, &mut slot, &scope).await;
         let checked = ran.and_then(|reply| check(&reply.body).map(|()| reply));
         if scope.limit.is_none() && checked.is_ok() {
@@ -383,6 +372,7 @@ impl Client {
         terms: &Terms,
     ) -> Scope {
         Scope::named(self.cluster(), name, namespace, terms.session.as_ref(), terms.limit)
+            .with_raw_data(terms.raw_data)
     }
 
     /// The session a command runs in.

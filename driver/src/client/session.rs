@@ -245,7 +245,8 @@ impl ClientSession {
     /// The terms of commit and abort. With a `with_transaction` under way its limit counts, unless
     /// `afresh`.
     fn terms(&self, timeout: Option<Duration>, afresh: bool) -> Result<Terms> {
-        let mut terms = Terms { session: Some(self.shared.clone()), timeout, limit: None };
+        let mut terms =
+            Terms { session: Some(self.shared.clone()), timeout, raw_data: None, limit: None };
         if afresh {
             terms.timeout = timeout.or(self.shared.options().default_timeout);
             terms.limit = terms.timeout.map(|timeout| deadline(self.now(), timeout));

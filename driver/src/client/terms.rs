@@ -16,6 +16,8 @@ pub(crate) struct Terms {
     pub(crate) session: Option<Arc<SharedSession>>,
     /// `timeoutMS`: what the operation says itself, and once it began what it inherited.
     pub(crate) timeout: Option<Duration>,
+    /// `rawData`
+    pub(crate) raw_data: Option<bool>,
     /// When it must be done.
     pub(crate) limit: Option<Instant>,
 }

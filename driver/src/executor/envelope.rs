@@ -11,6 +11,9 @@ use crate::sdam::{TopologyDescription, TopologyType};
 use crate::session::{ClusterTime, SessionFields};
 use crate::wire::{self, Flags};
 
+/// The wire version of server 8.2, which knows `rawData`.
+const RAW_DATA_WIRE_VERSION: i32 = 27;
+
 /// Everything one attempt adds to its command.
 pub(super) struct Envelope<'a> {
     pub(super) cluster: &'a Cluster,
@@ -25,6 +28,8 @@ pub(super) struct Envelope<'a> {
     pub(super) txn_number: Option<i64>,
     pub(super) topology: &'a TopologyDescription,
     pub(super) traits: ServerTraits,
+    /// `rawData`, if anything was said.
+    pub(super) raw_data: Option<bool>,
     /// `maxTimeMS`, if it is not in the body.
     pub(super) max_time: Option<i64>,
 }
@@ -56,6 +61,10 @@ impl Envelope<'_> {
         let cluster_time = self.cluster.cluster_time.newer_of(self.session_time);
         if let Some(time) = cluster_time.filter(|_| self.traits.replica_set_member_or_mongos()) {
             body.document("$clusterTime", time.as_bytes());
+        }
+        let knows_raw_data = self.traits.max_wire_version >= RAW_DATA_WIRE_VERSION;
+        if let Some(raw_data) = self.raw_data.filter(|_| knows_raw_data) {
+            body.bool("rawData", raw_data);
         }
         self.add_read_concern(&mut body);
         self.add_read_preference(&mut body);

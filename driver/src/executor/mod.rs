@@ -229,6 +229,7 @@ impl Operation<'_> {
             txn_number: self.txn_number.filter(|_| with_session),
             topology: &selected.topology,
             traits: lease.traits,
+            raw_data: self.scope.raw_data,
             max_time,
         }
         .encode(request_id, lease.request_buffer());

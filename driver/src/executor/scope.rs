@@ -16,6 +16,8 @@ pub(crate) struct Scope {
     pub(crate) id: i64,
     /// When it must be done (`timeoutMS`); [`Instant::NEVER`] if that is zero, `None` if it is not set.
     pub(crate) limit: Option<Instant>,
+    /// `rawData`, for servers that know it.
+    pub(crate) raw_data: Option<bool>,
     /// Its span.
     span: Option<Arc<dyn Span>>,
 }
@@ -28,7 +30,7 @@ impl Scope {
         session: Option<&Arc<SharedSession>>,
         limit: Option<Instant>,
     ) -> Self {
-        let scope = Scope { id: cluster.next_operation_id(), limit, span: None };
+        let scope = Scope { id: cluster.next_operation_id(), limit, raw_data: None, span: None };
         if cluster.tracer().is_none() || super::is_sensitive(&command.name) {
             return scope;
         }
@@ -45,13 +47,13 @@ impl Scope {
         session: Option<&Arc<SharedSession>>,
         limit: Option<Instant>,
     ) -> Self {
-        let scope = Scope { id: cluster.next_operation_id(), limit, span: None };
+        let scope = Scope { id: cluster.next_operation_id(), limit, raw_data: None, span: None };
         scope.traced(cluster, session, name, namespace.0, namespace.1)
     }
 
     /// The scope of what nobody waits for.
     pub(crate) fn quiet(cluster: &Cluster, limit: Option<Instant>) -> Self {
-        Scope { id: cluster.next_operation_id(), limit, span: None }
+        Scope { id: cluster.next_operation_id(), limit, raw_data: None, span: None }
     }
 
     fn traced(
@@ -67,6 +69,12 @@ impl Scope {
             self.span =
                 Some(operation_span(&**tracer, parent.as_deref(), name, database, collection));
         }
+        self
+    }
+
+    /// The same scope, whose commands say `rawData`.
+    pub(crate) fn with_raw_data(mut self, raw_data: Option<bool>) -> Self {
+        self.raw_data = raw_data;
         self
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocument, doc};
 
 use super::{
-    AggregateOptions, Command, CursorReply, Hint, aggregate, integer, lacks, max_time,
-    optional_value,
+    AggregateOptions, Command, CursorReply, Hint, aggregate, document, integer, lacks, max_time,
+    optional, optional_value,
 };
 use crate::error::Result;
 use crate::options::{ReadConcern, SelectionCriteria};
@@ -96,7 +96,32 @@ pub(crate) fn estimated_document_count(
         .with_read_concern(options.read_concern.as_ref()))
 }
 
-/// Reads the reply to [`estimated_document_count`].
+/// The `count` of what matches `filter`.
+pub(crate) fn count_command(
+    database: &str,
+    collection: &str,
+    filter: &Document,
+    options: &CountOptions,
+) -> Result<Command> {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let command = Command::new("count", collection, database, |body| {
+        document(body, "query", filter)?;
+        for (key, value) in [("limit", options.limit), ("skip", options.skip)] {
+            if let Some(value) = value {
+                body.i64(key, number(value));
+            }
+        }
+        optional_value(body, "hint", options.hint.clone().map(Bson::from).as_ref())?;
+        optional(body, "collation", options.collation.as_ref())?;
+        max_time(body, options.max_time);
+        optional_value(body, "comment", options.comment.as_ref())
+    })?;
+    Ok(command
+        .read(options.selection_criteria.clone().unwrap_or_default())
+        .with_read_concern(options.read_concern.as_ref()))
+}
+
+/// Reads the reply to [`estimated_document_count`] and [`count_command`].
 pub(crate) fn read_estimate(reply: &RawDocument) -> Result<u64> {
     integer(reply, "n").and_then(|n| u64::try_from(n).ok()).ok_or_else(|| lacks("count", "n"))
 }

@@ -2,7 +2,10 @@
 
 use bson::{Bson, Document};
 
-use super::{BodyWriter, Command, Hint, document, optional, optional_value, write_concern};
+use super::{
+    BodyWriter, CollectionWriteOptions, Command, Hint, document, optional, optional_value,
+    write_concern,
+};
 use crate::error::Result;
 use crate::options::WriteConcern;
 
@@ -41,10 +44,12 @@ pub(crate) fn delete(
     let concern = options.write_concern.as_ref();
     let mut statement = Vec::new();
     let mut one = BodyWriter::new(&mut statement);
-    document(&mut one, "q", filter)?;
-    one.i32("limit", i32::from(!many));
-    optional(&mut one, "collation", options.collation.as_ref())?;
-    optional_value(&mut one, "hint", options.hint.clone().map(Bson::from).as_ref())?;
+    let of_statement = CollectionWriteOptions {
+        collation: options.collation.clone(),
+        hint: options.hint.clone(),
+        ..CollectionWriteOptions::default()
+    };
+    self::statement(&mut one, filter, many, &of_statement)?;
     one.finish();
     let mut command = Command::new("delete", collection, database, |body| {
         body.bool("ordered", true);
@@ -54,4 +59,17 @@ pub(crate) fn delete(
     })?;
     command.sequence = Some(("deletes", statement));
     Ok(command.write(concern, !many))
+}
+
+/// Writes the fields of one delete statement.
+pub(super) fn statement(
+    one: &mut BodyWriter<'_>,
+    filter: &Document,
+    many: bool,
+    options: &CollectionWriteOptions,
+) -> Result<()> {
+    document(one, "q", filter)?;
+    one.i32("limit", i32::from(!many));
+    optional(one, "collation", options.collation.as_ref())?;
+    optional_value(one, "hint", options.hint.clone().map(Bson::from).as_ref())
 }

@@ -119,9 +119,7 @@ pub(crate) fn find(
     options: &FindOptions,
 ) -> Result<Command> {
     let command = Command::new("find", collection, database, |body| {
-        if !filter.is_empty() {
-            document(body, "filter", filter)?;
-        }
+        document(body, "filter", filter)?;
         optional(body, "sort", options.sort.as_ref())?;
         optional(body, "projection", options.projection.as_ref())?;
         optional_value(body, "hint", options.hint.clone().map(Bson::from).as_ref())?;

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::options::WriteConcern;
 
 /// How many documents one command takes (`maxWriteBatchSize` of every server since 3.6).
-const MAX_COUNT: usize = 100_000;
+pub(super) const MAX_COUNT: usize = 100_000;
 /// How many bytes of documents one command takes: a message less room for the envelope.
-const MAX_BYTES: usize = crate::wire::MAX_MESSAGE_SIZE_BYTES - 16 * 1024;
+pub(super) const MAX_BYTES: usize = crate::wire::MAX_MESSAGE_SIZE_BYTES - 16 * 1024;
 
 /// The room made at first for a document, in bytes.
 const ORDINARY_BYTES: usize = 512;

@@ -5,6 +5,7 @@
 //! it copies the body into the connection's buffer.
 
 mod aggregate;
+mod bulk;
 mod count;
 mod cursor;
 mod delete;
@@ -15,6 +16,7 @@ mod index;
 mod insert;
 mod manage;
 mod run;
+mod search_index;
 mod transaction;
 mod update;
 mod watch;
@@ -33,9 +35,14 @@ use crate::uri::ServerAddress;
 
 pub use self::aggregate::AggregateOptions;
 pub(crate) use self::aggregate::aggregate;
+pub use self::bulk::{
+    CollectionBulkWriteOptions, CollectionBulkWriteResult, CollectionWriteModel,
+    CollectionWriteOptions,
+};
+pub(crate) use self::bulk::{batches, bulk_command, check_not_empty};
 pub use self::count::{CountOptions, EstimatedDocumentCountOptions};
 pub(crate) use self::count::{
-    count_from_aggregate, estimated_document_count, read_count, read_estimate,
+    count_command, count_from_aggregate, estimated_document_count, read_count, read_estimate,
 };
 pub(crate) use self::cursor::{CursorReply, get_more, kill_cursors};
 pub(crate) use self::delete::delete;
@@ -55,6 +62,10 @@ pub(crate) use self::manage::{
     create_collection, drop_collection, drop_database, list_collections, list_databases,
 };
 pub(crate) use self::run::run_command;
+pub use self::search_index::SearchIndexModel;
+pub(crate) use self::search_index::{
+    create_search_indexes, drop_search_index, read_search_index_names, update_search_index,
+};
 pub(crate) use self::transaction::{abort_transaction, commit_transaction};
 pub(crate) use self::update::{Change, read_update, update};
 pub use self::update::{UpdateModifications, UpdateOptions, UpdateResult};

@@ -2,7 +2,10 @@
 
 use bson::{Bson, Document};
 
-use super::{BodyWriter, Command, Hint, count, document, optional, optional_value, write_concern};
+use super::{
+    BodyWriter, CollectionWriteOptions, Command, Hint, count, document, optional, optional_value,
+    write_concern,
+};
 use crate::error::{Error, Result};
 use crate::options::WriteConcern;
 
@@ -138,20 +141,14 @@ pub(crate) fn update(
     let concern = options.write_concern.as_ref();
     let mut statement = Vec::new();
     let mut one = BodyWriter::new(&mut statement);
-    document(&mut one, "q", filter)?;
-    change.write(&mut one, "u")?;
-    if many {
-        one.bool("multi", true);
-    }
-    if options.upsert == Some(true) {
-        one.bool("upsert", true);
-    }
-    if let Some(filters) = &options.array_filters {
-        documents(&mut one, "arrayFilters", filters)?;
-    }
-    optional(&mut one, "sort", options.sort.as_ref())?;
-    optional(&mut one, "collation", options.collation.as_ref())?;
-    optional_value(&mut one, "hint", options.hint.clone().map(Bson::from).as_ref())?;
+    let of_statement = CollectionWriteOptions {
+        array_filters: options.array_filters.clone(),
+        upsert: options.upsert,
+        sort: options.sort.clone(),
+        collation: options.collation.clone(),
+        hint: options.hint.clone(),
+    };
+    self::statement(&mut one, filter, change, many, &of_statement)?;
     one.finish();
     let mut command = Command::new("update", collection, database, |body| {
         body.bool("ordered", true);
@@ -164,6 +161,30 @@ pub(crate) fn update(
     })?;
     command.sequence = Some(("updates", statement));
     Ok(command.write(concern, !many))
+}
+
+/// Writes the fields of one update statement.
+pub(super) fn statement(
+    one: &mut BodyWriter<'_>,
+    filter: &Document,
+    change: &Change,
+    many: bool,
+    options: &CollectionWriteOptions,
+) -> Result<()> {
+    document(one, "q", filter)?;
+    change.write(one, "u")?;
+    if many {
+        one.bool("multi", true);
+    }
+    if options.upsert == Some(true) {
+        one.bool("upsert", true);
+    }
+    if let Some(filters) = &options.array_filters {
+        documents(one, "arrayFilters", filters)?;
+    }
+    optional(one, "sort", options.sort.as_ref())?;
+    optional(one, "collation", options.collation.as_ref())?;
+    optional_value(one, "hint", options.hint.clone().map(Bson::from).as_ref())
 }
 
 /// Reads the reply to an update.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use bson::Document;
 
 pub use crate::operation::{
-    AggregateOptions, ChangeStreamOptions, CountOptions, CreateCollectionOptions,
-    CreateIndexOptions, CursorType, DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions,
-    FindOneAndModifyOptions, FindOptions, FullDocumentBeforeChangeType, FullDocumentType, Hint,
-    IndexOptions, InsertOptions, ReturnDocument, TimeoutMode, UpdateModifications, UpdateOptions,
+    AggregateOptions, ChangeStreamOptions, CollectionBulkWriteOptions, CollectionWriteOptions,
+    CountOptions, CreateCollectionOptions, CreateIndexOptions, CursorType, DeleteOptions,
+    DistinctOptions, EstimatedDocumentCountOptions, FindOneAndModifyOptions, FindOptions,
+    FullDocumentBeforeChangeType, FullDocumentType, Hint, IndexOptions, InsertOptions,
+    ReturnDocument, TimeoutMode, UpdateModifications, UpdateOptions,
 };
 pub use concern::{Acknowledgment, ReadConcern, ReadConcernLevel, WriteConcern};
 pub use credential::{AuthMechanism, Credential};

@@ -323,6 +323,43 @@ impl ListDatabases {
 
 runs!(impl[] ListDatabases => Vec<DatabaseSpecification>);
 
+/// Lists the names of databases: see [`Client::list_database_names`].
+#[must_use = "nothing happens until it is awaited"]
+pub struct ListDatabaseNames {
+    client: Client,
+    filter: Option<Document>,
+    terms: Terms,
+}
+
+session!(impl[] ListDatabaseNames);
+
+impl ListDatabaseNames {
+    pub(in crate::client) fn new(client: Client) -> Self {
+        ListDatabaseNames { client, filter: None, terms: Terms::default() }
+    }
+
+    /// Only those whose description matches.
+    pub fn filter(mut self, filter: Document) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    async fn run(mut self) -> Result<Vec<String>> {
+        self.terms.begin(&self.client, self.client.options().timeout)?;
+        let command = operation::list_databases(self.filter.as_ref(), true)?;
+        let reply = self.client.run(&command, &self.terms).await?;
+        let mut names = Vec::new();
+        for database in reply.body.get_array("databases")? {
+            if let RawBsonRef::Document(database) = database? {
+                names.push(database.get_str("name")?.to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+runs!(impl[] ListDatabaseNames => Vec<String>);
+
 /// Runs any command: see [`Database::run_command`]. The reply is read as `T`.
 #[must_use = "nothing happens until it is awaited"]
 pub struct RunCommand<T> {

@@ -2,16 +2,22 @@
 //!
 //! A builder owns all it needs: documents are serialized when it is made, so that it borrows nothing.
 
+mod bulk;
+mod command_cursor;
 mod manage;
 mod read;
+mod search_index;
 mod watch;
 mod write;
 
+pub use self::bulk::CollectionBulkWrite;
+pub use self::command_cursor::RunCursorCommand;
 pub use self::manage::{
     CreateCollection, CreateIndexes, Drop, DropDatabase, ListCollectionNames, ListCollections,
-    ListDatabases, ListIndexes, RunCommand,
+    ListDatabaseNames, ListDatabases, ListIndexes, RunCommand,
 };
-pub use self::read::{Aggregate, Count, Distinct, EstimatedCount, Find, FindOne};
+pub use self::read::{Aggregate, Count, CountByCommand, Distinct, EstimatedCount, Find, FindOne};
+pub use self::search_index::ManageSearchIndexes;
 pub use self::watch::Watch;
 pub use self::write::{Delete, FindOneAndModify, InsertMany, InsertOne, Update};
 
@@ -62,6 +68,13 @@ macro_rules! session {
             /// of the client side operations timeout specification); zero is no limit.
             pub fn timeout(mut self, timeout: std::time::Duration) -> Self {
                 self.terms.timeout = Some(timeout);
+                self
+            }
+
+            /// Reads and writes documents as the server stores them, which matters for time series
+            /// (`rawData`, server 8.2; older servers are not told).
+            pub fn raw_data(mut self, raw: bool) -> Self {
+                self.terms.raw_data = Some(raw);
                 self
             }
         }

@@ -301,6 +301,49 @@ impl Count {
 
 runs!(impl[] Count => u64);
 
+/// Counts documents by the command `count`: see [`Collection::count`].
+#[must_use = "nothing happens until it is awaited"]
+pub struct CountByCommand {
+    collection: Collection<Document>,
+    filter: Document,
+    options: CountOptions,
+    terms: Terms,
+}
+
+builder! {
+    impl[] CountByCommand, CountOptions,
+    {
+        collation: Document, limit: u64, skip: u64, max_time: Duration,
+        read_concern: ReadConcern,
+    },
+    into { selection_criteria: SelectionCriteria, hint: Hint, comment: Bson }
+}
+
+impl CountByCommand {
+    pub(in crate::client) fn new(collection: Collection<Document>, filter: Document) -> Self {
+        let options = CountOptions::default();
+        CountByCommand { collection, filter, options, terms: Terms::default() }
+    }
+
+    async fn run(mut self) -> Result<u64> {
+        let options = &mut self.options;
+        self.terms.begin_read(
+            self.collection.client(),
+            &mut options.selection_criteria,
+            &mut options.read_concern,
+            self.collection.options(),
+        )?;
+        self.terms.override_max_time(&mut options.max_time);
+        let database = self.collection.database().name();
+        let command =
+            operation::count_command(database, self.collection.name(), &self.filter, options)?;
+        let reply = self.collection.client().run(&command, &self.terms).await?;
+        operation::read_estimate(&reply.body)
+    }
+}
+
+runs!(impl[] CountByCommand => u64);
+
 /// Estimates how many documents there are: see [`Collection::estimated_document_count`].
 #[must_use = "nothing happens until it is awaited"]
 pub struct EstimatedCount {

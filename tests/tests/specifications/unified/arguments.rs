@@ -138,6 +138,11 @@ impl Arguments {
         self.document("readPreference")?.as_ref().map(read_preference).transpose()
     }
 
+    /// Adds an argument.
+    pub fn put(&mut self, name: String, value: Bson) {
+        self.left.insert(name, value);
+    }
+
     /// Everything that is left.
     pub fn rest(&mut self) -> Document {
         std::mem::take(&mut self.left)

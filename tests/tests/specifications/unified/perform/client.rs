@@ -26,8 +26,11 @@ pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performe
         }
         // The driver's names are what other drivers make their objects of.
         "listDatabaseNames" | "listDatabaseObjects" => {
-            call.finish()?;
-            Ok(results::names(client.list_database_names().await?))
+            let mut action = client.list_database_names();
+            if let Some(filter) = call.arguments.document("filter")? {
+                action = action.filter(filter);
+            }
+            Ok(results::names(under_terms!(call, action).await?))
         }
         "createChangeStream" => {
             let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();

@@ -7,9 +7,9 @@ use stepdown_driver::options::{
     DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions, FindOneAndModifyOptions,
     FindOptions, IndexOptions, InsertOptions, ReturnDocument, TimeoutMode, UpdateOptions,
 };
-use stepdown_driver::{Collection, IndexModel};
+use stepdown_driver::{Collection, IndexModel, SearchIndexModel};
 
-use super::{Call, Performed, Produced, results};
+use super::{Call, Performed, Produced, bulk, results};
 use crate::unified::Failure;
 use crate::unified::arguments::Arguments;
 use crate::unified::entities::{AnyCursor, CursorEntity};
@@ -37,6 +37,19 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             let pipeline = call.arguments.required_documents("pipeline")?;
             let action = collection.aggregate(pipeline);
             aggregate(call, action).await
+        }
+        "count" => {
+            let filter = call.arguments.filter()?;
+            let arguments = &mut call.arguments;
+            let mut options = CountOptions::default();
+            options.collation = arguments.document("collation")?;
+            options.hint = arguments.hint()?;
+            options.limit = arguments.count("limit")?;
+            options.skip = arguments.count("skip")?;
+            options.max_time = arguments.millis("maxTimeMS")?;
+            options.comment = arguments.take("comment");
+            let action = under_terms!(call, collection.count(filter).with_options(options));
+            Ok(Produced::Value(results::number(action.await?)))
         }
         "countDocuments" => {
             let filter = call.arguments.filter()?;
@@ -175,6 +188,42 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             action.await?;
             Ok(Produced::Nothing)
         }
+        "bulkWrite" => bulk::of_collection(call, collection).await,
+        "createSearchIndex" | "createSearchIndexes" => {
+            let models = match name {
+                "createSearchIndex" => vec![call.arguments.required_document("model")?],
+                _ => call.arguments.required_documents("models")?,
+            };
+            let models = models.into_iter().map(search_index).collect::<Result<Vec<_>, _>>()?;
+            let action = under_terms!(call, collection.create_search_indexes(models));
+            let mut names = action.await?;
+            match name {
+                "createSearchIndex" => {
+                    Ok(Produced::Value(Bson::String(names.pop().unwrap_or_default())))
+                }
+                _ => Ok(results::names(names)),
+            }
+        }
+        "updateSearchIndex" => {
+            let index = call.arguments.required_text("name")?;
+            let definition = call.arguments.required_document("definition")?;
+            under_terms!(call, collection.update_search_index(index, definition)).await?;
+            Ok(Produced::Nothing)
+        }
+        "dropSearchIndex" => {
+            let index = call.arguments.required_text("name")?;
+            under_terms!(call, collection.drop_search_index(index)).await?;
+            Ok(Produced::Nothing)
+        }
+        "listSearchIndexes" => {
+            let index = call.arguments.text("name")?;
+            let mut nested = call.arguments.document("aggregationOptions")?.unwrap_or_default();
+            for (name, value) in std::mem::take(&mut nested) {
+                call.arguments.put(name, value);
+            }
+            let action = collection.list_search_indexes(index.as_deref());
+            aggregate(call, action).await
+        }
         "createChangeStream" => {
             let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();
             watch(call, collection.watch().pipeline(pipeline)).await
@@ -274,6 +323,15 @@ pub fn cursor_type(arguments: &mut Arguments) -> Result<Option<CursorType>, Fail
         "tailableAwait" => Ok(Some(CursorType::TailableAwait)),
         other => Err(Failure::test(format!("the cursor type {other} is not known"))),
     }
+}
+
+fn search_index(model: Document) -> Result<SearchIndexModel, Failure> {
+    let mut arguments = Arguments::new("SearchIndexModel", model);
+    let mut model = SearchIndexModel::new(arguments.required_document("definition")?);
+    model.name = arguments.text("name")?;
+    model.index_type = arguments.text("type")?;
+    arguments.finish()?;
+    Ok(model)
 }
 
 /// `timeoutMode`.

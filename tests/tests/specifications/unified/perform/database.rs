@@ -6,6 +6,7 @@ use stepdown_driver::options::CreateCollectionOptions;
 
 use super::{Call, Performed, Produced, collection, results};
 use crate::unified::Failure;
+use crate::unified::entities::{AnyCursor, CursorEntity, Entity};
 
 pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
     match call.operation.name.as_str() {
@@ -22,6 +23,34 @@ pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
             }
             let action = under_terms!(call, action);
             Ok(Produced::Value(Bson::Document(action.await?)))
+        }
+        "runCursorCommand" | "createCommandCursor" => {
+            let command = command(&mut call)?;
+            let mut action = database.run_cursor_command(command);
+            let arguments = &mut call.arguments;
+            if let Some(preference) = arguments.read_preference()? {
+                action = action.selection_criteria(preference);
+            }
+            if let Some(size) = arguments.size("batchSize")? {
+                action = action.batch_size(size);
+            }
+            if let Some(time) = arguments.millis("maxTimeMS")? {
+                action = action.max_time(time);
+            }
+            if let Some(comment) = arguments.take("comment") {
+                action = action.comment(comment);
+            }
+            if let Some(kind) = collection::cursor_type(arguments)? {
+                action = action.cursor_type(kind);
+            }
+            if let Some(mode) = collection::timeout_mode(arguments)? {
+                action = action.timeout_mode(mode);
+            }
+            let cursor = under_terms!(call, action).await?;
+            match call.operation.name.as_str() {
+                "runCursorCommand" => results::all(cursor).await,
+                _ => Ok(Produced::Entity(CursorEntity::new(AnyCursor::Documents(cursor)))),
+            }
         }
         "createCollection" => create(call, database).await,
         "dropCollection" => {
@@ -111,7 +140,7 @@ async fn create(mut call: Call<'_>, database: &Database) -> Performed {
     }
     options.other = Some(other);
     let action = database.create_collection(&name).with_options(options);
-    let action = under_terms!(call, action);
-    action.await?;
-    Ok(Produced::Nothing)
+    under_terms!(call, action).await?;
+    // Other drivers give back a collection, which a test may save.
+    Ok(Produced::Entity(Entity::Collection(database.collection(&name))))
 }

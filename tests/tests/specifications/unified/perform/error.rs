@@ -1,8 +1,11 @@
 //! Whether an error is the expected one (`expectedError`).
 
 use bson::{Bson, Document, doc};
+use stepdown_driver::client::InsertManyResult;
 use stepdown_driver::error::{Error, ErrorKind, WriteConcernError, WriteError, WriteFailure};
 
+use super::Produced;
+use super::results::inserted_many;
 use crate::unified::arguments::integer;
 use crate::unified::matching::{Names, matches};
 
@@ -183,6 +186,14 @@ fn write_concern_errors(error: &Error) -> Vec<Document> {
 fn partial_result(error: &Error) -> Option<Document> {
     match &*error.kind {
         ErrorKind::BulkWrite(bulk) => bulk.partial_result.clone(),
+        ErrorKind::InsertMany(many) => {
+            let mut result = InsertManyResult::default();
+            result.inserted_ids = many.inserted_ids.clone();
+            match inserted_many(&result) {
+                Produced::Value(Bson::Document(document)) => Some(document),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }

@@ -11,11 +11,15 @@ macro_rules! under_terms {
         if let Some(timeout) = $call.arguments.millis("timeoutMS")? {
             action = action.timeout(timeout);
         }
+        if let Some(raw) = $call.arguments.boolean("rawData")? {
+            action = action.raw_data(raw);
+        }
         $call.finish()?;
         action
     }};
 }
 
+mod bulk;
 mod client;
 mod collection;
 mod cursor;
