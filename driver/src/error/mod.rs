@@ -203,6 +203,24 @@ impl Error {
         self
     }
 
+    /// The same error without what a reply to a command with secrets may tell: its code, the code's
+    /// name and its labels are left.
+    #[must_use]
+    pub(crate) fn redacted(&self) -> Error {
+        let kind = match &*self.kind {
+            ErrorKind::Command(error) => {
+                ErrorKind::Command(CommandError::new(error.code, &*error.code_name, ""))
+            }
+            other => other.clone(),
+        };
+        let mut error = Error::new(kind);
+        error.labels.clone_from(&self.labels);
+        if let Some(server) = self.server() {
+            error = error.at(server.clone());
+        }
+        error
+    }
+
     /// Puts `label` on this error.
     pub fn add_label(&mut self, label: impl Into<String>) {
         self.labels.insert(label.into());

@@ -14,7 +14,7 @@ mod tell;
 
 use std::sync::Arc;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use self::cluster::Selected;
 pub(crate) use self::cluster::{Cluster, Server};
@@ -341,9 +341,10 @@ async fn exchange(lease: &mut Lease, request_id: i32, replies: bool) -> Result<R
     Ok(lease.receive().await?.body)
 }
 
-/// Commands that carry secrets: listeners see neither them nor their replies.
-fn is_sensitive(name: &str) -> bool {
-    [
+/// Whether a command carries secrets: listeners see neither it nor its reply (command logging and
+/// monitoring specification, "Security").
+fn is_sensitive(command: &Command) -> bool {
+    const SENSITIVE: [&str; 9] = [
         "authenticate",
         "saslStart",
         "saslContinue",
@@ -353,7 +354,12 @@ fn is_sensitive(name: &str) -> bool {
         "copydbgetnonce",
         "copydbsaslstart",
         "copydb",
-    ]
-    .iter()
-    .any(|sensitive| sensitive.eq_ignore_ascii_case(name))
+    ];
+    let is = |name: &&str| name.eq_ignore_ascii_case(&command.name);
+    // A hello may authenticate on the way.
+    let authenticates = || {
+        let body = RawDocument::from_bytes(&command.body);
+        body.is_ok_and(|body| matches!(body.get("speculativeAuthenticate"), Ok(Some(_))))
+    };
+    SENSITIVE.iter().any(is) || (["hello", "isMaster"].iter().any(is) && authenticates())
 }

@@ -31,7 +31,7 @@ impl Scope {
         limit: Option<Instant>,
     ) -> Self {
         let scope = Scope { id: cluster.next_operation_id(), limit, raw_data: None, span: None };
-        if cluster.tracer().is_none() || super::is_sensitive(&command.name) {
+        if cluster.tracer().is_none() || super::is_sensitive(command) {
             return scope;
         }
         let name = command.operation_name();

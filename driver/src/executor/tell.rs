@@ -32,7 +32,7 @@ impl Told {
         if cluster.command_events().is_none() && cluster.tracer().is_none() {
             return Told { event: None, span: None };
         }
-        let sensitive = is_sensitive(&operation.command.name);
+        let sensitive = is_sensitive(operation.command);
         let document =
             if sensitive { Document::new() } else { envelope::as_document(lease.request_bytes()) };
         let span = cluster.tracer().filter(|_| !sensitive).map(|tracer| {
@@ -83,7 +83,7 @@ impl Told {
         };
         let duration = cluster.now() - began;
         handler.handle(match result {
-            Ok(_) if is_sensitive(&operation.command.name) => CommandEvent::Succeeded(
+            Ok(_) if is_sensitive(operation.command) => CommandEvent::Succeeded(
                 CommandSucceededEvent::of(&started, duration, Arc::new(RawDocumentBuf::new())),
             ),
             Ok(body) => CommandEvent::Succeeded(CommandSucceededEvent::of(
@@ -91,6 +91,9 @@ impl Told {
                 duration,
                 Arc::new(body.clone()),
             )),
+            Err(error) if is_sensitive(operation.command) => {
+                CommandEvent::Failed(CommandFailedEvent::of(&started, duration, error.redacted()))
+            }
             Err(error) => {
                 CommandEvent::Failed(CommandFailedEvent::of(&started, duration, error.clone()))
             }

@@ -86,7 +86,7 @@ impl Mongod {
         }
     }
 
-    fn begin(&mut self, now: Instant, mut request: Box<Request>) {
+    fn begin(&mut self, now: Instant, request: Box<Request>) {
         if let Some(ts) = request.cluster_time
             && let Err(error) = self.hear_cluster_time(now, ts)
         {
@@ -94,7 +94,19 @@ impl Mongod {
             return;
         }
         self.counters.count(&request);
-        let Some(client) = self.clients.get(request.answer.connection) else { return };
+        self.note_app_name(&request.operation);
+        if let Some(request) = self.pass_fail_points(now, request) {
+            self.pass_gate(now, request);
+        }
+    }
+
+    /// Gives the request back unless a fail point has something in mind for it.
+    pub(crate) fn pass_fail_points(
+        &mut self,
+        now: Instant,
+        mut request: Box<Request>,
+    ) -> Option<Box<Request>> {
+        let client = self.clients.get(request.answer.connection)?;
         let fail = self.fail_points.fail_command(
             &request.operation,
             request.spec,
@@ -102,8 +114,7 @@ impl Mongod {
             &mut self.random,
         );
         let Some(FailCommand { close, error, block, write_concern_error, labels }) = fail else {
-            self.pass_gate(now, request);
-            return;
+            return Some(request);
         };
         request.injected.labels = labels;
         request.injected.write_concern_error = write_concern_error;
@@ -116,8 +127,9 @@ impl Mongod {
             (Some(block), then) => self.park(request, Wait::Blocked { until: now + block, then }),
             (None, Then::Close) => self.close_client(request.answer.connection),
             (None, Then::Fail(error)) => self.finish(now, request, Err(error), None),
-            (None, Then::GoOn) => self.pass_gate(now, request),
+            (None, Then::GoOn) => return Some(request),
         }
+        None
     }
 
     /// Whether a fail point makes every limit of time expire at once.

@@ -127,21 +127,11 @@ fn note_client(server: &mut Mongod, operation: &Operation) -> Result<(), Command
     {
         client.metadata = Some(metadata.to_owned());
     }
-    let app_name = operation
-        .body
-        .get_document("client")
-        .and_then(|client| client.get_document("application"))
-        .and_then(|application| application.get_str("name"))
-        .ok()
-        .map(str::to_owned);
     // Measured: the new name alone says nothing.
     let hello_ok = operation.body.get_bool("helloOk").unwrap_or(false);
     if let Some(client) = server.clients.get_mut(operation.connection) {
         client.hello_ok |= hello_ok;
         client.greeted = true;
-        if app_name.is_some() {
-            client.app_name = app_name;
-        }
     }
     Ok(())
 }
@@ -228,7 +218,23 @@ impl Mongod {
         }
     }
 
-    /// A stream of hellos goes on: the next answer comes when something changes.
+    /// Who speaks, as a handshake tells it: fail points ask before the command runs.
+    pub(crate) fn note_app_name(&mut self, operation: &Operation) {
+        let name = operation
+            .body
+            .get_document("client")
+            .and_then(|client| client.get_document("application"))
+            .and_then(|application| application.get_str("name"));
+        if matches!(&*operation.name, "hello" | "isMaster" | "ismaster")
+            && let Ok(name) = name
+            && let Some(client) = self.clients.get_mut(operation.connection)
+        {
+            client.app_name = Some(name.to_owned());
+        }
+    }
+
+    /// A stream of hellos goes on: the next answer comes when something changes, unless a fail point
+    /// has something in mind for it, as if it had been asked for again.
     pub(crate) fn go_on_exhausting(
         &mut self,
         now: Instant,
@@ -236,6 +242,7 @@ impl Mongod {
         replied_with: i32,
     ) {
         request.answer.response_to = replied_with;
+        let Some(request) = self.pass_fail_points(now, request) else { return };
         let await_millis = match request.operation.argument("maxAwaitTimeMS") {
             Some(bson::RawBsonRef::Int32(millis)) => i64::from(millis),
             Some(bson::RawBsonRef::Int64(millis)) => millis,
