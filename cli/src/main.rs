@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ctl;
+mod explore;
 mod record;
 mod run;
 mod serve;
@@ -26,6 +27,7 @@ Examples:
   stepdown run fixtures/failover.toml           tell a story, and check that it holds
   stepdown run fixtures/failover.toml --seed 2  the same story, another history
   stepdown run fixtures --check                 compare every story with its recorded timeline
+  stepdown explore --seeds 0..1000              a thousand storms, each its own
   stepdown serve                                a set on 127.0.0.1:27017 to 27019, for any client
   stepdown ctl kill primary                     kill -9 the primary of the set being served
 
@@ -41,6 +43,8 @@ enum Command {
     Run(run::RunArguments),
     /// Accept the timelines of scenario files as they are now
     Record(record::RecordArguments),
+    /// Play many seeds of random faults, check everything, report what breaks
+    Explore(explore::ExploreArguments),
     /// Serve a simulated set on real ports
     Serve(serve::ServeArguments),
     /// Break and mend a set being served
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Record(arguments) => record::record(&arguments),
+        Command::Explore(arguments) => explore::explore(arguments),
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Ctl(arguments) => ctl::ctl(arguments),
     }

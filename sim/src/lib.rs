@@ -1,6 +1,8 @@
 //! A MongoDB replica set in a box: simulated mongods under a virtual clock.
 
 pub mod check;
+#[cfg(feature = "explore")]
+pub mod explore;
 pub mod mongod;
 pub mod random;
 #[cfg(feature = "scenario")]

@@ -25,6 +25,16 @@ impl RandomStream {
         RandomStream(ChaCha8Rng::from_seed(key))
     }
 
+    /// A stream for one decision: the `index`-th about `key` (a member, a client, a link) in the stream
+    /// called `purpose`. Decisions made so do not move when others are left out.
+    pub fn keyed(seed: u64, purpose: u64, key: u64, index: u64) -> Self {
+        let mut bytes = [0_u8; 32];
+        for (slot, part) in bytes.chunks_exact_mut(8).zip([seed, purpose, key, index]) {
+            slot.copy_from_slice(&part.to_le_bytes());
+        }
+        RandomStream(ChaCha8Rng::from_seed(bytes))
+    }
+
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0.next_u64()

@@ -13,6 +13,8 @@ use crate::trace::{Event, MemberState};
 pub(crate) mod auth;
 pub(crate) mod command;
 pub mod error;
+mod landmark;
+mod observe;
 pub mod oplog_entry;
 pub mod optime;
 pub mod peer;
@@ -228,5 +230,7 @@ pub struct MemberStatus {
     pub sync_source: Option<Arc<str>>,
 }
 
+pub use landmark::{Landmark, Landmarks};
+pub use observe::Observation;
 pub use process::Mongod;
 pub(crate) use process::{WAKE_COMMIT, WAKE_DATA, WAKE_STATE, WAKE_TRANSACTION};

@@ -30,8 +30,8 @@ use super::session::{Sessions, Transactions};
 use super::storage::{RollbackFile, Storage};
 use super::timer::{Timer, TimerTable};
 use super::{
-    ConnectionId, DataFiles, Input, MemberStatus, Options, Output, PeerId, ReplyTo, RpcId,
-    ServerVersion,
+    ConnectionId, DataFiles, Input, Landmark, Landmarks, MemberStatus, Options, Output, PeerId,
+    ReplyTo, RpcId, ServerVersion,
 };
 use crate::random::RandomStream;
 use crate::trace::{Event, EventKind, MemberState};
@@ -91,6 +91,8 @@ pub struct Mongod {
     pub(crate) empty_namespace: Arc<str>,
     noop_objects: Vec<(&'static str, Arc<RawDocumentBuf>)>,
     pub(crate) spare_boxes: SpareBoxes,
+    /// What this process has lived through, for who looks on.
+    pub(crate) landmarks: Landmarks,
     peers: Vec<Arc<str>>,
     wake_flags: u8,
 }
@@ -134,6 +136,7 @@ impl Mongod {
             empty_namespace: "".into(),
             noop_objects: Vec::new(),
             spare_boxes: SpareBoxes::default(),
+            landmarks: Landmarks::default(),
             peers: Vec::new(),
             wake_flags: 0,
         };
@@ -408,6 +411,11 @@ impl Mongod {
         let object = Arc::new(rawdoc! { "msg": message });
         self.noop_objects.push((message, object.clone()));
         object
+    }
+
+    /// Notes that something rare happened.
+    pub(crate) fn pass(&mut self, landmark: Landmark) {
+        self.landmarks.add(landmark);
     }
 
     /// Records an event, if anybody listens.

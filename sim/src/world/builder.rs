@@ -30,6 +30,7 @@ pub struct SimBuilder {
     permute_tasks: bool,
     time_limit: Duration,
     check_invariants: bool,
+    check_messages: bool,
     srv: Vec<(String, SrvRecords)>,
 }
 
@@ -48,6 +49,7 @@ impl SimBuilder {
             permute_tasks: false,
             time_limit: Duration::from_secs(86_400),
             check_invariants: cfg!(debug_assertions),
+            check_messages: cfg!(debug_assertions),
             srv: Vec::new(),
         }
     }
@@ -132,10 +134,17 @@ impl SimBuilder {
         self
     }
 
-    /// Whether the invariants of a set are checked after each thing a member does, and each message
-    /// between members is sent through its document and back; in debug builds unless told.
+    /// Whether the invariants of a set are checked after each thing a member does; in debug builds
+    /// unless told.
     pub fn check_invariants(mut self, check: bool) -> Self {
         self.check_invariants = check;
+        self
+    }
+
+    /// Whether each message between members is sent through its document and back, which must not
+    /// change it; in debug builds unless told.
+    pub fn check_messages(mut self, check: bool) -> Self {
+        self.check_messages = check;
         self
     }
 
@@ -158,6 +167,7 @@ impl SimBuilder {
         world.version = self.version;
         world.oplog_size_bytes = self.oplog_size_bytes;
         world.invariants = self.check_invariants.then(Invariants::new);
+        world.check_messages = self.check_messages;
         world.srv = self.srv;
         for host in self.members {
             let host: Arc<str> = host.into();

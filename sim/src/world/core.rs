@@ -17,7 +17,7 @@ use super::network::{End, GIVE_UP, Held, Network};
 use super::node::{NOWHERE, Node, Peer};
 use super::queue::{Due, EventQueue, Payload};
 use super::slab::{Handle, Slab};
-use crate::check::Invariants;
+use crate::check::{Invariants, Violation};
 use crate::mongod::peer::{PeerFailure, PeerReply, PeerRequest};
 use crate::mongod::repl::config::same_host;
 use crate::mongod::storage::DEFAULT_OPLOG_BYTES;
@@ -91,6 +91,9 @@ pub(crate) struct World {
     /// What is on its way, if messages are recorded.
     pub(crate) messages: Option<Box<Messages>>,
     pub(crate) invariants: Option<Invariants>,
+    /// The rule that was broken, just before the world ends over it.
+    pub(crate) broken: Option<Violation>,
+    pub(crate) check_messages: bool,
     pub(crate) srv: Vec<(String, SrvRecords)>,
     /// Who is to be woken once the world is unlocked.
     pub(crate) woken: Vec<Waker>,
@@ -122,6 +125,8 @@ impl World {
             messages: recorder.keeps_messages().then(Box::default),
             recorder,
             invariants: None,
+            broken: None,
+            check_messages: false,
             srv: Vec::new(),
             woken: Vec::new(),
             stats: WorldStats::default(),
@@ -431,7 +436,7 @@ impl World {
             clock: host.clock,
             oplog_size_bytes: self.oplog_size_bytes,
             record: !self.recorder.is_off(),
-            check_messages: self.invariants.is_some(),
+            check_messages: self.check_messages,
         };
         // Each process draws from a stream of its own: what one draws before a crash moves nothing after it.
         let start = host.epoch.div_ceil(2);
@@ -453,6 +458,9 @@ impl World {
         let connections = host.change_epoch();
         let who = host.host.clone();
         self.recorder.record(self.now, &who, EventKind::ProcessExited { code, why });
+        if let Some(invariants) = &mut self.invariants {
+            invariants.ended(node);
+        }
         for handle in connections {
             self.break_connection(handle, DownSegment::Eof);
         }
@@ -468,6 +476,9 @@ impl World {
         let connections = host.change_epoch();
         let who = host.host.clone();
         self.recorder.record(self.now, &who, EventKind::ProcessKilled);
+        if let Some(invariants) = &mut self.invariants {
+            invariants.ended(node);
+        }
         if lost > 0 {
             self.recorder.record(self.now, &who, EventKind::JournalLost { count: lost });
         }
@@ -525,9 +536,11 @@ impl World {
         let (Some(process), Some(invariants)) = (&host.process, &mut self.invariants) else {
             return;
         };
-        if let Err(violation) = invariants.observe(node, host.epoch, &process.status()) {
+        if let Err(violation) = invariants.observe(node, host.epoch, &process.observe()) {
             let who = host.host.clone();
-            self.fail(&format!("{who} broke an invariant: {violation}"));
+            let what = format!("{who} broke an invariant: {violation}");
+            self.broken = Some(violation);
+            self.fail(&what);
         }
     }
 
@@ -545,6 +558,29 @@ impl World {
             for line in waiting {
                 let _ = writeln!(text, "    {line}");
             }
+        }
+        if !self.nodes.is_empty() {
+            text.push_str("  members:\n");
+        }
+        for node in &self.nodes {
+            let _ = match &node.process {
+                None => writeln!(text, "    {}: not running", node.host),
+                Some(process) => {
+                    let seen = process.observe();
+                    writeln!(
+                        text,
+                        "    {}: {}{}{}, term {}, applied {}, durable {}, committed {}",
+                        node.host,
+                        seen.state,
+                        if seen.writable { " (writable)" } else { "" },
+                        if node.paused { " (paused)" } else { "" },
+                        seen.term,
+                        seen.applied,
+                        seen.durable,
+                        seen.commit_point
+                    )
+                }
+            };
         }
         text.push_str(&self.recorder.last_words(LAST_EVENTS));
         text

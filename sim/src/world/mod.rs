@@ -33,6 +33,8 @@ pub use faults::{FaultError, Target};
 pub use sim::{Member, Sim, Sleep, TimeLimit};
 
 pub(crate) use connection::ClientSide;
+#[cfg(feature = "explore")]
+pub(crate) use core::World;
 pub(crate) use executor::Shared;
 pub(crate) use slab::Handle;
 

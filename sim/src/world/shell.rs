@@ -40,6 +40,29 @@ impl Sim {
     }
 }
 
+/// For explorations, which know no roles and wait for nothing they need not.
+#[cfg(feature = "explore")]
+impl Sim {
+    /// Runs a command, its `$db` in it, on the member of that name.
+    pub(crate) fn shell_command(
+        &self,
+        host: &str,
+        command: RawDocumentBuf,
+    ) -> io::Result<RawDocumentBuf> {
+        let transport = self.transport("operator");
+        self.block_on(run_command(&*transport, host, command))
+    }
+
+    /// The same without waiting for the answer.
+    pub(crate) fn spawn_shell_command(&self, host: &str, command: RawDocumentBuf) {
+        let (transport, host) = (self.transport("operator"), host.to_owned());
+        drop(self.spawn("operator", async move {
+            // What came of it shows in the set.
+            let _ = run_command(&*transport, &host, command).await;
+        }));
+    }
+}
+
 /// One command on a connection of its own.
 pub(super) async fn run_command(
     transport: &dyn Transport,

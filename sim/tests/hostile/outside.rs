@@ -29,7 +29,12 @@ pub enum Answer {
 impl Outside {
     /// An elected set of `members`; the clients connect to its primary.
     pub fn of(members: usize) -> Self {
-        let sim = Sim::builder().members(members).build();
+        Outside::with(Sim::builder().members(members))
+    }
+
+    /// An elected set of this builder's.
+    pub fn with(builder: stepdown::SimBuilder) -> Self {
+        let sim = builder.build();
         let member = sim.elect().name.to_string();
         let replies = BTreeMap::new();
         let mut outside = Outside { sim, member, replies, closed: Vec::new(), last_request: 0 };

@@ -10,7 +10,9 @@ use crate::mongod::error::{
     PRIMARY_STEPPED_DOWN,
 };
 use crate::mongod::optime::OpTime;
-use crate::mongod::{ConnectionId, Mongod, WAKE_COMMIT, WAKE_DATA, WAKE_STATE, WAKE_TRANSACTION};
+use crate::mongod::{
+    ConnectionId, Landmark, Mongod, WAKE_COMMIT, WAKE_DATA, WAKE_STATE, WAKE_TRANSACTION,
+};
 
 /// A request that waits.
 #[derive(Debug)]
@@ -322,6 +324,7 @@ impl Mongod {
         if safe || (force && until <= now) || self.repl.members.len() == 1 && force {
             self.repl.stand_not_before = self.repl.stand_not_before.max(period_end);
             self.timers.set(crate::mongod::timer::Timer::StepDownEnd, period_end);
+            self.pass(Landmark::SteppedDown);
             self.step_down(now, "replSetStepDown");
             if !force || safe {
                 self.hand_off(now);

@@ -13,7 +13,7 @@ use crate::mongod::error::{
 use crate::mongod::optime::OpTime;
 use crate::mongod::peer::{PeerFailure, PeerReply, PeerRequest, RequestVotes, RequestVotesReply};
 use crate::mongod::timer::Timer;
-use crate::mongod::{Mongod, RpcId};
+use crate::mongod::{Landmark, Mongod, RpcId};
 use crate::trace::{EventKind, MemberState};
 
 /// `priorityTakeoverFreshnessWindowSeconds`.
@@ -208,6 +208,12 @@ impl Mongod {
             self.note_candidacy(now, reason, &config, prior_primary);
         }
         let term = self.repl.term;
+        match reason {
+            ElectionReason::CatchupTakeover => self.pass(Landmark::CatchUpTakeover),
+            ElectionReason::PriorityTakeover => self.pass(Landmark::PriorityTakeover),
+            ElectionReason::StepUpRequestSkipDryRun => self.pass(Landmark::Handoff),
+            _ => {}
+        }
         self.event(now, || EventKind::ElectionStarted {
             dry_run,
             term,
@@ -359,6 +365,7 @@ impl Mongod {
         for member in &mut self.repl.members {
             member.vote_rpc = None;
         }
+        self.pass(if election.dry_run { Landmark::DryRunLost } else { Landmark::ElectionLost });
         self.event(now, || EventKind::ElectionLost { term: election.term, why });
         self.arm_election_timer(now);
         self.wake(super::super::WAKE_STATE);
@@ -390,6 +397,11 @@ impl Mongod {
         }
         let refusal = self.refuses_vote(&config, candidate, request);
         let granted = refusal.is_none();
+        if request.last_written < self.repl.applied.optime {
+            self.pass(Landmark::StaleCandidate);
+        } else if !granted && !request.dry_run && self.repl.last_vote.term >= request.term {
+            self.pass(Landmark::SecondCandidate);
+        }
         if !request.dry_run {
             if granted {
                 self.record_vote(LastVote {
@@ -508,6 +520,7 @@ impl Mongod {
         assert!(term > self.repl.term, "terms only grow");
         self.lose_election(now, format!("term {term} was heard"));
         if self.repl.leader.is_some() {
+            self.pass(Landmark::DeposedByTerm);
             self.step_down(now, &format!("{whose} term {term} is higher than mine"));
         }
         self.repl.term = term;

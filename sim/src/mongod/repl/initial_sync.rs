@@ -11,7 +11,7 @@ use super::sync::SyncState;
 use super::{Position, RpcKind};
 use crate::mongod::peer::{ClonedData, PeerFailure, PeerReply, PeerRequest};
 use crate::mongod::timer::Timer;
-use crate::mongod::{Mongod, RpcId};
+use crate::mongod::{Landmark, Mongod, RpcId};
 use crate::trace::{EventKind, MemberState};
 
 /// No source: look again after this (`initialSyncSyncSourceRetry...` of a real member is one second).
@@ -146,6 +146,7 @@ impl Mongod {
     fn finish_initial_sync(&mut self, now: Instant, copied: ClonedData) {
         let documents = copied.data.document_count();
         let entry = copied.entry;
+        self.pass(Landmark::InitialSync);
         self.storage.install(copied.data, entry.clone());
         self.storage.flush_journal();
         self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());

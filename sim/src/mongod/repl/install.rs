@@ -9,7 +9,7 @@ use super::Member;
 use super::config::ReplSetConfig;
 use super::sync::SyncState;
 use crate::mongod::timer::{HeartbeatTimers, Timer};
-use crate::mongod::{Mongod, WAKE_STATE};
+use crate::mongod::{Landmark, Mongod, WAKE_STATE};
 use crate::trace::EventKind;
 
 impl Mongod {
@@ -29,6 +29,7 @@ impl Mongod {
         if config.validate().is_err() {
             return;
         }
+        self.pass(Landmark::ConfigHeard);
         self.store_config(&config);
         self.install_config(now, config, "heard by heartbeat");
     }

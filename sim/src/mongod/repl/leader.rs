@@ -12,7 +12,7 @@ use crate::mongod::oplog_entry::OpKind;
 use crate::mongod::optime::{OpTime, Ts};
 use crate::mongod::peer::PeerRequest;
 use crate::mongod::timer::Timer;
-use crate::mongod::{Mongod, Output, WAKE_COMMIT, WAKE_STATE};
+use crate::mongod::{Landmark, Mongod, Output, WAKE_COMMIT, WAKE_STATE};
 use crate::trace::{EventKind, MemberState};
 
 /// What a leader is busy with.
@@ -110,6 +110,7 @@ impl Mongod {
         if leader.phase == LeaderPhase::CatchUp
             && leader.target.is_some_and(|target| self.repl.applied.optime >= target)
         {
+            self.pass(Landmark::CatchUp);
             self.end_catch_up(now, "caught up");
         }
     }
@@ -230,6 +231,7 @@ impl Mongod {
     pub(crate) fn check_majority(&mut self, now: Instant) {
         let Some(config) = &self.repl.config else { return };
         if self.repl.leader.is_some() && self.voters_up() * 2 <= config.voting_members() {
+            self.pass(Landmark::DeposedBySilence);
             self.step_down(now, "Can't see a majority of the set, relinquishing primary");
         }
     }

@@ -17,7 +17,7 @@ use crate::mongod::error::{
 use crate::mongod::oplog_entry::{OpKind, OplogEntry};
 use crate::mongod::optime::OpTime;
 use crate::mongod::storage::text::shell_document;
-use crate::mongod::{Mongod, WAKE_STATE};
+use crate::mongod::{Landmark, Mongod, WAKE_STATE};
 use crate::trace::MemberState;
 
 impl Mongod {
@@ -274,6 +274,7 @@ impl Mongod {
         }
         self.store_config(&config);
         self.log_reconfig(now, config.version);
+        self.pass(Landmark::Reconfigured);
         self.install_config(now, config, "replSetReconfig");
         Ok(())
     }

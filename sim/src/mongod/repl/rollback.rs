@@ -10,7 +10,7 @@ use super::{Position, RpcKind};
 use crate::mongod::optime::OpTime;
 use crate::mongod::peer::{PeerFailure, PeerReply, PeerRequest};
 use crate::mongod::timer::Timer;
-use crate::mongod::{Mongod, RpcId};
+use crate::mongod::{Landmark, Mongod, RpcId};
 use crate::trace::{EventKind, MemberState};
 
 /// Optimes asked for at once.
@@ -125,6 +125,10 @@ impl Mongod {
         self.repl.applied = position;
         self.repl.durable = position;
         let (count, files) = (undone.entries.len(), undone.files.len());
+        self.pass(Landmark::Rollback);
+        if files > 0 {
+            self.pass(Landmark::RollbackFiles);
+        }
         self.rollback_files.extend(undone.files);
         self.event(now, || EventKind::Rollback {
             what: format!(

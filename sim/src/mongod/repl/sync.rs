@@ -12,7 +12,7 @@ use crate::mongod::peer::{
     UpdatePosition,
 };
 use crate::mongod::timer::Timer;
-use crate::mongod::{Mongod, ReplyTo, RpcId, WAKE_COMMIT, WAKE_DATA};
+use crate::mongod::{Landmark, Mongod, ReplyTo, RpcId, WAKE_COMMIT, WAKE_DATA};
 use crate::trace::{EventKind, MemberState};
 
 /// No eligible source: look again after this.
@@ -101,6 +101,9 @@ impl Mongod {
                 let host = self.repl.host(source);
                 self.event(now, || EventKind::SyncSource { source: Some(host), why: why.into() });
                 self.repl.sync_source_info = "";
+                if self.repl.primary.is_some_and(|primary| primary != source) {
+                    self.pass(Landmark::ChainedSync);
+                }
                 self.fetch(now, source, true, None);
             }
             None => {
@@ -507,6 +510,7 @@ impl Mongod {
     fn too_stale(&mut self, now: Instant) {
         self.lose_election(now, "too stale to catch up".into());
         self.repl.too_stale = true;
+        self.pass(Landmark::TooStale);
         self.deny_sync_source(now, DENY_TOO_STALE, "my last entry is older than its oldest");
         self.state_changed(now, "too stale to catch up");
     }
