@@ -17,10 +17,13 @@ use super::read::{check_hint, computed_documents, match_documents};
 use super::scan::{Found, decode, find_matching};
 use super::spec::{CommandSpec, Gate};
 use super::statistics::storage_stats;
-use super::{Operation, Outcome, ReadAt};
+use super::views::{Resolved, resolve};
+use super::{Operation, Outcome, ReadAt, aggregate_output};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
+use crate::mongod::query::aggregate::Place;
 use crate::mongod::query::collation::Collation;
+use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::value::{ValueRef, to_raw};
 use crate::mongod::query::{Matcher, Pipeline, PipelineContext};
 use crate::mongod::session::Sessions;
@@ -30,7 +33,8 @@ use crate::random::RandomStream;
 pub(crate) const COMMANDS: &[CommandSpec] = &[CommandSpec {
     names: &["aggregate"],
     gate: Gate::Read,
-    accepts_write_concern: false,
+    // For `$out` and `$merge`; where nothing is written nothing is waited for.
+    accepts_write_concern: true,
     retryable_write: false,
     admin_only: false,
     run,
@@ -129,17 +133,15 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
         stages.push(stage.map_err(malformed)?);
     }
     let at = cursor::read_at(server, op, op.read_concern, None)?;
+    let context = parse_context_with(server, now, op)?;
     // Stages that ask the server itself rather than its documents.
     let statistics = match stages.first().and_then(|stage| stage.as_document()) {
         Some(stage) => statistics(server, now, op, &namespace, whole_database, at, stage)?,
         None => None,
     };
-    if statistics.is_some() {
-        stages.remove(0);
-    }
-    let context = parse_context_with(server, now, op)?;
-    let parsed = Pipeline::parse(stages.iter().map(|stage| ValueRef::from(*stage)), &context)?;
-    if whole_database && statistics.is_none() && !parsed.brings_documents() {
+    let own = stages.iter().skip(usize::from(statistics.is_some()));
+    let parsed = Pipeline::parse(own.map(|stage| ValueRef::from(*stage)), &context)?;
+    if whole_database && !parsed.brings_documents() && statistics.is_none() {
         let name = stages
             .first()
             .and_then(|stage| stage.as_document())
@@ -160,20 +162,25 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
             "'$documents' can only be run with {aggregate: 1}",
         ));
     }
+    if parsed.output().is_some() {
+        aggregate_output::check(server, op, &parsed)?;
+    }
+    context.constant_failure.check("Failed to optimize pipeline :: caused by :: ")?;
     let Mongod { storage, sessions, random, .. } = server;
     if let Some(view) = storage.collection(&namespace, at) {
         check_hint(&view, arguments.hint)?;
     }
-    let documents = match statistics {
-        Some(documents) => documents,
-        None if parsed.brings_documents() => Vec::new(),
-        None => {
-            let matcher = parsed.leading_match();
-            read_all(storage, sessions, &namespace, at, matcher, context.collation)?
-        }
+    let mut world = World { storage, sessions, random, db: &op.db, at, context: &context };
+    let results = match statistics {
+        Some(documents) => parsed.run(documents, &mut world),
+        None if parsed.brings_documents() => parsed.run(Vec::new(), &mut world),
+        None => world.run(&namespace, &parsed),
     };
-    let mut world = World { storage, sessions, random, db: &op.db, at };
-    let results = parsed.run(documents, &mut world)?;
+    let mut results = results.map_err(in_executor)?;
+    if let Some(output) = parsed.output() {
+        aggregate_output::write(server, now, op, output, &results, &context)?;
+        results.clear();
+    }
     let cursor = Cursor {
         namespace,
         source: Source::Ready {
@@ -193,6 +200,32 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     first_reply(server, now, cursor, at, batch_size, false)
 }
 
+/// How the server words errors that come up while a pipeline runs.
+fn in_executor(error: CommandError) -> CommandError {
+    CommandError {
+        message: format!("PlanExecutor error during aggregation :: caused by :: {}", error.message),
+        ..error
+    }
+}
+
+/// The documents of a view, if the namespace is one.
+///
+/// # Errors
+/// 165 ViewDepthLimitExceeded, and what its stages fail with.
+pub(crate) fn view_documents(
+    server: &mut Mongod,
+    op: &Operation,
+    namespace: &str,
+    at: ReadAt,
+    context: &ParseContext,
+) -> Result<Option<Vec<Arc<RawDocumentBuf>>>, CommandError> {
+    let Some(resolved) = resolve(&server.storage, namespace, at)? else { return Ok(None) };
+    let Mongod { storage, sessions, random, .. } = server;
+    let mut world = World { storage, sessions, random, db: &op.db, at, context };
+    let documents = world.run_view(&resolved)?;
+    Ok(Some(documents.iter().map(|document| Arc::new(to_raw(document))).collect()))
+}
+
 /// What a running pipeline asks of the server.
 struct World<'a> {
     storage: &'a Storage,
@@ -200,12 +233,59 @@ struct World<'a> {
     random: &'a mut RandomStream,
     db: &'a str,
     at: ReadAt,
+    context: &'a ParseContext,
+}
+
+impl World<'_> {
+    /// Runs a pipeline over a collection or a view.
+    fn run(&mut self, namespace: &str, pipeline: &Pipeline) -> Result<Vec<Document>, CommandError> {
+        let documents = match resolve(self.storage, namespace, self.at)? {
+            Some(resolved) => self.run_view(&resolved)?,
+            None => self.read(namespace, pipeline.leading_match(), self.context.collation)?,
+        };
+        pipeline.run(documents, self)
+    }
+
+    fn run_view(&mut self, resolved: &Resolved) -> Result<Vec<Document>, CommandError> {
+        let stages = resolved.pipeline.iter().map(ValueRef::from);
+        let pipeline = Pipeline::parse_in(Place::View, stages, self.context)?;
+        let matcher = pipeline.leading_match();
+        let documents = self.read(&resolved.namespace, matcher, self.context.collation)?;
+        pipeline.run(documents, self)
+    }
+
+    fn read(
+        &self,
+        namespace: &str,
+        matcher: Option<&Matcher>,
+        collation: Collation,
+    ) -> Result<Vec<Document>, CommandError> {
+        read_all(self.storage, self.sessions, namespace, self.at, matcher, collation)
+    }
 }
 
 impl PipelineContext for World<'_> {
     fn collection(&mut self, name: &str) -> Result<Vec<Document>, CommandError> {
         let namespace = format!("{}.{name}", self.db);
-        read_all(self.storage, self.sessions, &namespace, self.at, None, Collation::Simple)
+        match resolve(self.storage, &namespace, self.at)? {
+            Some(resolved) => self.run_view(&resolved),
+            None => self.read(&namespace, None, Collation::Simple),
+        }
+    }
+
+    fn find_by_index(
+        &mut self,
+        name: &str,
+        filter: &Matcher,
+    ) -> Result<Option<Vec<Document>>, CommandError> {
+        let namespace = format!("{}.{name}", self.db);
+        let Some(view) = self.storage.collection(&namespace, self.at) else { return Ok(None) };
+        let collation = self.context.collation;
+        if super::scan::candidates(&view, filter, collation).is_none() {
+            return Ok(None);
+        }
+        let found = find_matching(&view, filter, collation, usize::MAX)?;
+        found.iter().map(|found| decode(&found.document)).collect::<Result<_, _>>().map(Some)
     }
 
     fn random_below(&mut self, bound: u64) -> u64 {

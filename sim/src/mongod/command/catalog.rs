@@ -13,6 +13,7 @@ use super::context::parse_context;
 use super::cursor::{self, list_reply};
 use super::spec::{CommandSpec, Gate};
 use super::statistics::storage_size;
+use super::views::check_not_view;
 use super::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
@@ -118,11 +119,15 @@ pub(crate) fn ensure_collection(
 ) -> Result<Uuid, CommandError> {
     match server.storage.collection(namespace, ReadAt::Newest) {
         Some(view) => Ok(view.uuid()),
-        None => log_create(server, now, op, namespace, RawDocumentBuf::new()),
+        None => {
+            check_not_view(&server.storage, namespace)?;
+            create_collection(server, now, op, namespace, RawDocumentBuf::new())
+        }
     }
 }
 
-fn log_create(
+/// Creates a collection with these options: an entry of its own.
+pub(crate) fn create_collection(
     server: &mut Mongod,
     now: Instant,
     op: &Operation,
@@ -217,7 +222,7 @@ fn create(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
             format!("Collection {namespace} already exists."),
         ));
     }
-    log_create(server, now, op, &namespace, options)?;
+    create_collection(server, now, op, &namespace, options)?;
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
 

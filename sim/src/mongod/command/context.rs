@@ -3,8 +3,9 @@
 use bson::{Bson, DateTime, RawBsonRef, RawDocument, Timestamp};
 use stepdown_driver::Instant;
 
-use super::Operation;
 use super::arguments::document;
+use super::views::view_of;
+use super::{Operation, ReadAt};
 use crate::mongod::Mongod;
 use crate::mongod::error::CommandError;
 use crate::mongod::query::collation::Collation;
@@ -24,7 +25,40 @@ pub(crate) fn parse_context(
     let mut context = ParseContext::new(wall, Timestamp::from(server.repl.cluster_time));
     if let Ok(Some(value @ RawBsonRef::Document(_))) = op.body.get("collation") {
         context.collation = Collation::parse(document("collation", value)?.into())?;
+    } else if let Some(Ok((_, RawBsonRef::String(collection)))) = op.body.iter().next() {
+        context.collation = default_collation(server, &op.namespace(collection));
     }
+    Ok(context)
+}
+
+/// The collation of what names none: that of its collection or view.
+pub(crate) fn default_collation(server: &Mongod, namespace: &str) -> Collation {
+    let parse = |spec: &RawDocument| Collation::parse(spec.into()).unwrap_or_default();
+    match server.storage.collection(namespace, ReadAt::Newest) {
+        Some(view) if view.options().is_empty() => Collation::Simple,
+        Some(view) => view.options().get_document("collation").map(parse).unwrap_or_default(),
+        None => view_of(&server.storage, namespace, ReadAt::Newest)
+            .and_then(|view| Some(parse(view.collation.as_deref()?)))
+            .unwrap_or_default(),
+    }
+}
+
+/// The context of one statement on a namespace, with a collation of its own if it has one.
+///
+/// # Errors
+/// As [`parse_context_with`].
+pub(crate) fn statement_context(
+    server: &Mongod,
+    now: Instant,
+    op: &Operation,
+    namespace: &str,
+    collation: Option<&RawDocument>,
+) -> Result<ParseContext, CommandError> {
+    let mut context = parse_context_with(server, now, op)?;
+    context.collation = match collation {
+        Some(collation) => Collation::parse(collation.into())?,
+        None => default_collation(server, namespace),
+    };
     Ok(context)
 }
 

@@ -375,7 +375,7 @@ impl Mongod {
         let client = self.clients.get_mut(request.answer.connection).expect("checked by run");
         let wrote = client.last_op > request.last_op_before;
         if !wrote {
-            if outcome.is_err() {
+            if outcome.is_err() || request.spec.gate == Gate::Read {
                 self.finish(now, request, outcome, None);
                 return;
             }
@@ -486,7 +486,10 @@ impl Mongod {
                 } else if let Some(error) = &write_concern_error {
                     reply.append(cstr!("writeConcernError"), write_concern_error_document(error));
                 }
-                reply.append(cstr!("ok"), 1.0);
+                // Counts and distinct values of views say so themselves, as an integer.
+                if body.get("ok").is_ok_and(|ok| ok.is_none()) {
+                    reply.append(cstr!("ok"), 1.0);
+                }
             }
             Err(error) => {
                 if let Some(injected) = injected {

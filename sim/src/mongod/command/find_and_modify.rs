@@ -13,6 +13,7 @@ use super::context::parse_context_with;
 use super::read::check_hint;
 use super::scan::{Found, Output, find_matching};
 use super::spec::{CommandSpec, Gate};
+use super::views::check_not_view;
 use super::write::delete::delete_one;
 use super::write::modify::{
     WantedImage, append_value, id_of, read_array_filters, update_one, upsert,
@@ -118,6 +119,7 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
             return retried(op, &arguments, &executed);
         }
     }
+    check_not_view(&server.storage, &namespace)?;
     let context = parse_context_with(server, now, op)?;
     let empty = RawDocumentBuf::new();
     let matcher = Matcher::parse(arguments.query.unwrap_or(&empty), &context)?;
@@ -132,11 +134,13 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
         arguments.array_filters.iter().map(|filter| DocumentRef::from(*filter)).collect();
     let update =
         arguments.update.map(|update| Update::parse(update, &filters, &context)).transpose()?;
+    context.constant_failure.check("")?;
     let mut found = None;
     if let Some(view) = server.storage.collection(&namespace, ReadAt::Newest) {
         check_hint(&view, arguments.hint)?;
         let limit = if sort.is_empty() { 1 } else { usize::MAX };
-        let mut all = find_matching(&view, &matcher, context.collation, limit)?;
+        let mut all =
+            find_matching(&view, &matcher, context.collation, limit).map_err(in_executor)?;
         sort.sort_by_document(&mut all, |found| DocumentRef::from(&*found.document));
         found = all.into_iter().next();
     }

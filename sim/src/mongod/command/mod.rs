@@ -3,6 +3,7 @@
 use bson::Bson;
 
 mod aggregate;
+mod aggregate_output;
 mod arguments;
 mod catalog;
 pub(crate) mod client;
@@ -30,6 +31,7 @@ mod statistics;
 mod testing;
 mod transaction;
 pub(crate) mod upkeep;
+pub(crate) mod views;
 pub(crate) mod wait;
 mod write;
 pub(crate) mod write_concern;

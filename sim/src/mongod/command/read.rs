@@ -8,6 +8,7 @@ use bson::raw::{RawArrayBuf, cstr};
 use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use stepdown_driver::Instant;
 
+use super::aggregate::view_documents;
 use super::arguments::{
     document, each_argument, missing_field, namespace, non_negative, safe_i64, string, type_name,
 };
@@ -15,9 +16,11 @@ use super::context::parse_context_with;
 use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply, list_reply};
 use super::scan::{Found, Output, Scan, Target, find_matching, oplog_start};
 use super::spec::{CommandSpec, Gate};
+use super::views::view_of;
 use super::{Operation, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
+use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::key::append_key;
 use crate::mongod::query::matcher::{MatchDetails, Matcher};
 use crate::mongod::query::path::{LeafArray, Path};
@@ -169,6 +172,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
             "It is illegal to open a tailable cursor in a transaction",
         ));
     }
+    context.constant_failure.check("")?;
     let natural = find.natural();
     let sort = match find.sort.filter(|_| natural.is_none()) {
         Some(sort) => SortPattern::parse(sort.into(), context.collation)?,
@@ -179,6 +183,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
         .map(|projection| Projection::parse(projection, ProjectionSyntax::Find, &context))
         .transpose()?
         .filter(|projection| !projection.is_empty());
+    context.constant_failure.check("")?;
     let output = Output { projection, show_record_id: find.show_record_id };
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     let at_cluster_time = cursor::at_cluster_time(op, at);
@@ -197,11 +202,9 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
     let source = if namespace == "local.oplog.rs" && sort.is_empty() {
         let last = if backwards { Ts::MAX } else { oplog_start(filter) };
         scan(Target::Oplog { last, read: false, backwards })
-    } else if let Some(documents) =
-        computed_documents(&server.storage, &server.sessions, &namespace)
-    {
-        let found = match_documents(documents, &matcher)?;
-        ready(found, &sort, &output, find.skip, limit)?
+    } else if let Some(documents) = virtual_documents(server, op, &namespace, at, &context)? {
+        let found = match_documents(documents, &matcher).map_err(in_executor)?;
+        ready(found, &sort, &output, find.skip, limit).map_err(in_executor)?
     } else {
         let Some(view) = server.storage.collection(&namespace, at) else {
             return Ok(empty_reply(&namespace, at_cluster_time));
@@ -221,8 +224,9 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
             let (namespace, uuid) = (namespace.clone(), view.uuid());
             scan(Target::Collection { namespace, uuid, last: None, backwards })
         } else {
-            let found = find_matching(&view, &matcher, context.collation, usize::MAX)?;
-            ready(found, &sort, &output, find.skip, limit)?
+            let found = find_matching(&view, &matcher, context.collation, usize::MAX)
+                .map_err(in_executor)?;
+            ready(found, &sort, &output, find.skip, limit).map_err(in_executor)?
         }
     };
     let cursor = Cursor {
@@ -239,6 +243,29 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
     };
     let batch_size = find.batch_size.unwrap_or(DEFAULT_BATCH_SIZE);
     first_reply(server, now, cursor, at, batch_size, find.single_batch)
+}
+
+/// How the server words errors that come up while a find runs.
+fn in_executor(error: CommandError) -> CommandError {
+    let prefix = "Executor error during find command :: caused by :: ";
+    if error.message.starts_with(prefix) {
+        return error;
+    }
+    CommandError { message: format!("{prefix}{}", error.message), ..error }
+}
+
+/// The documents of what is no stored collection: see [`computed_documents`], and views.
+fn virtual_documents(
+    server: &mut Mongod,
+    op: &Operation,
+    namespace: &str,
+    at: ReadAt,
+    context: &ParseContext,
+) -> Result<Option<Vec<Arc<RawDocumentBuf>>>, CommandError> {
+    match computed_documents(&server.storage, &server.sessions, namespace) {
+        None => view_documents(server, op, namespace, at, context),
+        documents => Ok(documents),
+    }
 }
 
 /// A source of what was found already: sorted, cut, projected.
@@ -343,24 +370,35 @@ pub(crate) fn check_hint(
 
 /// The documents a filter finds in any namespace.
 fn find_all(
-    server: &Mongod,
+    server: &mut Mongod,
+    op: &Operation,
     namespace: &str,
     at: ReadAt,
     matcher: &Matcher,
-    collation: crate::mongod::query::collation::Collation,
+    context: &ParseContext,
     limit: usize,
 ) -> Result<Vec<Found>, CommandError> {
-    if let Some(documents) = computed_documents(&server.storage, &server.sessions, namespace) {
+    if let Some(documents) = virtual_documents(server, op, namespace, at, context)? {
         return match_documents(documents, matcher);
     }
     match server.storage.collection(namespace, at) {
-        Some(view) => find_matching(&view, matcher, collation, limit),
+        Some(view) => find_matching(&view, matcher, context.collation, limit),
         None => Ok(Vec::new()),
     }
 }
 
+/// A reply's `ok` as that of the aggregation that a command on a view becomes: an integer.
+fn append_ok_of_view(server: &Mongod, namespace: &str, at: ReadAt, reply: &mut RawDocumentBuf) {
+    if server.storage.collection(namespace, at).is_none()
+        && view_of(&server.storage, namespace, at).is_some()
+    {
+        reply.append(cstr!("ok"), 1);
+    }
+}
+
 fn count(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    let namespace = namespace(op)?;
+    let namespace =
+        namespace(op).map_err(|error| CommandError { code: error::INVALID_NAMESPACE, ..error })?;
     let (mut query, mut skip, mut limit, mut hint) = (None, 0, 0_u64, None);
     each_argument("count", &op.body, |field, value| {
         let full = format!("count.{field}");
@@ -381,19 +419,18 @@ fn count(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, C
     let context = parse_context_with(server, now, op)?;
     let empty = RawDocumentBuf::new();
     let matcher = Matcher::parse(query.unwrap_or(&empty), &context)?;
+    context.constant_failure.check("")?;
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     let view = server.storage.collection(&namespace, at);
     if let Some(view) = &view {
         check_hint(view, hint)?;
     }
-    let whole = matcher.is_empty()
-        && computed_documents(&server.storage, &server.sessions, &namespace).is_none();
-    let all = if whole {
-        view.map_or(0, |view| view.count())
+    let all = if let Some(view) = view.filter(|_| matcher.is_empty()) {
+        view.count()
     } else {
         let wanted = if limit == 0 { u64::MAX } else { limit.saturating_add(skip) };
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        find_all(server, &namespace, at, &matcher, context.collation, wanted)?.len() as u64
+        find_all(server, op, &namespace, at, &matcher, &context, wanted)?.len() as u64
     };
     let mut n = all.saturating_sub(skip);
     if limit > 0 {
@@ -401,6 +438,7 @@ fn count(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, C
     }
     let mut reply = RawDocumentBuf::new();
     super::catalog::append_count(&mut reply, cstr!("n"), n);
+    append_ok_of_view(server, &namespace, at, &mut reply);
     Ok(Outcome::Reply(reply))
 }
 
@@ -425,6 +463,9 @@ fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
         Ok(true)
     })?;
     let key = key.ok_or_else(|| missing_field("distinct.key"))?;
+    if key.is_empty() {
+        return Err(CommandError::new(40_352, "FieldPath cannot be constructed with empty string"));
+    }
     if key.contains('\0') {
         return Err(CommandError::new(31_032, "Key field cannot contain an embedded null byte"));
     }
@@ -432,7 +473,17 @@ fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
     let empty = RawDocumentBuf::new();
     let matcher = Matcher::parse(query.unwrap_or(&empty), &context)?;
     let at = cursor::read_at(server, op, op.read_concern, None)?;
-    let found = find_all(server, &namespace, at, &matcher, context.collation, usize::MAX)?;
+    context.constant_failure.check("")?;
+    let found =
+        find_all(server, op, &namespace, at, &matcher, &context, usize::MAX).map_err(|error| {
+            CommandError {
+                message: format!(
+                    "Executor error during distinct command :: caused by :: {}",
+                    error.message
+                ),
+                ..error
+            }
+        })?;
     let path = Path::new(key);
     // Measured: distinct values come in the order of comparison.
     let mut distinct: BTreeMap<Vec<u8>, RawBson> = BTreeMap::new();
@@ -474,5 +525,6 @@ fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
     if let Some(ts) = cursor::at_cluster_time(op, at) {
         reply.append(cstr!("atClusterTime"), Timestamp::from(ts));
     }
+    append_ok_of_view(server, &namespace, at, &mut reply);
     Ok(Outcome::Reply(reply))
 }

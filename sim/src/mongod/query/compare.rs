@@ -73,7 +73,7 @@ fn compare_same_type(a: ValueRef<'_>, b: ValueRef<'_>, collation: Collation) -> 
     match (a, b) {
         (V::String(a) | V::Symbol(a), V::String(b) | V::Symbol(b)) => match collation {
             Collation::Simple => a.cmp(b),
-            _ => collation.fold(a).cmp(&collation.fold(b)),
+            _ => collation.key(a).cmp(&collation.key(b)),
         },
         (V::Document(a), V::Document(b)) => compare_documents(a, b, collation),
         (V::Array(a), V::Array(b)) => {

@@ -4,6 +4,19 @@ use std::cmp::Ordering;
 
 use bson::Decimal128;
 
+/// Which way a number is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// To the nearest, halves to even.
+    HalfEven,
+    /// Towards zero.
+    ToZero,
+    /// Towards positive infinity.
+    Up,
+    /// Towards negative infinity.
+    Down,
+}
+
 /// A decimal128 taken apart: `(-1)^negative * coefficient * 10^exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decimal {
@@ -111,6 +124,52 @@ impl Decimal {
             return Decimal::Infinity { negative: value < 0.0 };
         }
         parse_scientific(&format!("{value:.14e}"))
+    }
+
+    /// Rounded to so many decimal places, which may be negative.
+    pub fn round_to(self, places: i32, way: Rounding) -> Decimal {
+        let Decimal::Finite { negative, coefficient, exponent } = self else { return self };
+        let surplus = -places - exponent;
+        if surplus <= 0 {
+            return self;
+        }
+        let Some(unit) = 10_u128.checked_pow(surplus as u32) else {
+            return Decimal::Finite { negative, coefficient: 0, exponent: -places };
+        };
+        let (quotient, rest) = (coefficient / unit, coefficient % unit);
+        let away = match way {
+            Rounding::HalfEven => {
+                rest > unit / 2 || (rest == unit / 2 && unit % 2 == 0 && quotient % 2 == 1)
+            }
+            Rounding::ToZero => false,
+            Rounding::Up => rest > 0 && !negative,
+            Rounding::Down => rest > 0 && negative,
+        };
+        Decimal::Finite { negative, coefficient: quotient + u128::from(away), exponent: -places }
+    }
+
+    /// What is left of it when the divisor is taken off as often as it goes in, towards zero.
+    pub fn remainder(self, divisor: Decimal) -> Decimal {
+        match (self, divisor) {
+            (
+                Decimal::Finite { negative, mut coefficient, mut exponent },
+                Decimal::Finite { coefficient: mut by, exponent: mut scale, .. },
+            ) if by != 0 => {
+                // Brought to the same power of ten, as far as the digits allow.
+                while exponent > scale && coefficient <= u128::MAX / 10 {
+                    (coefficient, exponent) = (coefficient * 10, exponent - 1);
+                }
+                while scale > exponent && by <= u128::MAX / 10 {
+                    (by, scale) = (by * 10, scale - 1);
+                }
+                if scale != exponent {
+                    return if scale > exponent { self } else { Decimal::NaN };
+                }
+                Decimal::Finite { negative, coefficient: coefficient % by, exponent }
+            }
+            (Decimal::Finite { .. }, Decimal::Infinity { .. }) => self,
+            _ => Decimal::NaN,
+        }
     }
 
     /// Whether it is a zero of either sign.

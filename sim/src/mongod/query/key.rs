@@ -28,10 +28,15 @@ pub fn append_key(key: &mut Vec<u8>, value: ValueRef<'_>, collation: Collation, 
     }
 }
 
+/// The kinds of indexes that a field's value may name.
+const PLUGINS: [&str; 4] = ["text", "2d", "2dsphere", "hashed"];
+
 /// What an index is made of: `{field: 1 | -1, ...}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPattern {
     fields: Vec<KeyField>,
+    /// Whether it is of a kind that is kept without keys: text, geo, hashed, wildcard.
+    special: bool,
 }
 
 /// One field of a key pattern.
@@ -65,15 +70,23 @@ impl KeyPattern {
     pub fn parse(spec: DocumentRef<'_>) -> Result<KeyPattern, CommandError> {
         let refuse = |message: String| Err(CommandError::new(error::CANNOT_CREATE_INDEX, message));
         let mut fields = Vec::new();
+        let mut special = false;
         for (path, value) in spec.iter() {
             if path.is_empty() || path.split('.').any(str::is_empty) {
                 return refuse("Index keys cannot be an empty field.".into());
             }
             if let Some(plugin) = value.as_str() {
-                return refuse(format!("Unknown index plugin '{plugin}'"));
+                if !PLUGINS.contains(&plugin) {
+                    return refuse(format!("Unknown index plugin '{plugin}'"));
+                }
+                special = true;
+                fields.push(KeyField { path: path.to_owned(), descending: false });
+                continue;
             }
             if path == "$**" || path.ends_with(".$**") {
-                return refuse("wildcard indexes are not supported by this server".into());
+                special = true;
+                fields.push(KeyField { path: path.to_owned(), descending: false });
+                continue;
             }
             if path.split('.').any(|part| part.starts_with('$')) {
                 return refuse(format!(
@@ -95,7 +108,12 @@ impl KeyPattern {
         if fields.is_empty() {
             return refuse("Index keys cannot be an empty document".into());
         }
-        Ok(KeyPattern { fields })
+        Ok(KeyPattern { fields, special })
+    }
+
+    /// Whether it is of a kind that is kept in the catalog without keys: text, geo, hashed, wildcard.
+    pub fn is_special(&self) -> bool {
+        self.special
     }
 
     /// The fields in their order.
@@ -271,7 +289,7 @@ fn append_value(key: &mut Vec<u8>, value: ValueRef<'_>, collation: Collation) {
     match value {
         V::MinKey | V::MaxKey | V::Null | V::Undefined => {}
         V::Int32(_) | V::Int64(_) | V::Double(_) | V::Decimal128(_) => Exact::of(value).encode(key),
-        V::String(text) | V::Symbol(text) => append_text(key, &collation.fold(text)),
+        V::String(text) | V::Symbol(text) => append_bytes(key, &collation.key(text)),
         V::Document(document) => append_document(key, document, collation),
         V::Array(array) => {
             for element in array.iter() {

@@ -228,6 +228,97 @@ fn integer(result: i64, both_int32: bool) -> Bson {
     }
 }
 
+/// A sum as the server gathers it: integers exactly, doubles with their rounding errors kept, decimals
+/// apart; it has the widest type among what was added.
+#[derive(Clone, Debug, Default)]
+pub struct Sum {
+    integers: i128,
+    high: f64,
+    low: f64,
+    decimals: Option<Decimal>,
+    has_long: bool,
+    has_double: bool,
+}
+
+impl Sum {
+    /// Adds a number; what is none is passed over.
+    pub fn add(&mut self, value: ValueRef<'_>) {
+        match value {
+            ValueRef::Int32(value) => self.integers += i128::from(value),
+            ValueRef::Int64(value) => {
+                self.has_long = true;
+                self.integers += i128::from(value);
+            }
+            ValueRef::Double(value) => {
+                self.has_double = true;
+                self.add_double(value);
+            }
+            ValueRef::Decimal128(value) => {
+                let decimal = Decimal::from_bson(value);
+                self.decimals = Some(self.decimals.map_or(decimal, |sum| sum.plus(decimal)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Knuth's two-sum: what rounding takes off the high part goes to the low one.
+    fn add_double(&mut self, value: f64) {
+        let sum = self.high + value;
+        let back = sum - self.high;
+        let lost = (self.high - (sum - back)) + (value - back);
+        self.high = sum;
+        if lost.is_finite() {
+            self.low += lost;
+        }
+    }
+
+    /// The sum of all but decimals, as a double.
+    fn double(&self) -> f64 {
+        let mut all = self.clone();
+        // Split so that either part is exact.
+        let high = (self.integers >> 40) << 40;
+        all.add_double(high as f64);
+        all.add_double((self.integers - high) as f64);
+        all.high + all.low
+    }
+
+    /// The sum.
+    pub fn value(&self) -> Bson {
+        if let Some(decimals) = self.decimals {
+            return Bson::Decimal128(decimals.plus(self.others_as_decimal()).to_bson());
+        }
+        if self.has_double {
+            return Bson::Double(self.double());
+        }
+        match (i32::try_from(self.integers), i64::try_from(self.integers)) {
+            (Ok(int), _) if !self.has_long => Bson::Int32(int),
+            (_, Ok(long)) => Bson::Int64(long),
+            _ => Bson::Double(self.integers as f64),
+        }
+    }
+
+    /// The sum divided by a count, never as an integer.
+    pub fn mean(&self, count: i64) -> Bson {
+        match self.decimals {
+            Some(decimals) => {
+                let sum = decimals.plus(self.others_as_decimal());
+                Bson::Decimal128(sum.divide(Decimal::from_i64(count)).to_bson())
+            }
+            None => Bson::Double(self.double() / count as f64),
+        }
+    }
+
+    fn others_as_decimal(&self) -> Decimal {
+        let integers = i64::try_from(self.integers)
+            .map_or_else(|_| Decimal::from_f64(self.integers as f64), Decimal::from_i64);
+        if self.has_double {
+            integers.plus(Decimal::from_f64(self.high + self.low))
+        } else {
+            integers
+        }
+    }
+}
+
 /// What an arithmetic operator does about integers that overflow 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnOverflow {

@@ -46,7 +46,7 @@ impl Regex {
         let compiled = builder.build().map_err(|reason| {
             let reason = reason.to_string();
             let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            CommandError::new(51091, format!("Regular expression is invalid: {reason}"))
+            CommandError::new(51091, format!("Regular expression is invalid: {}", words(reason)))
         })?;
         Ok(Regex { pattern: pattern.to_owned(), options: options.to_owned(), compiled })
     }
@@ -60,5 +60,16 @@ impl Regex {
     pub fn captures_at(&self, text: &str, start: usize) -> Option<Vec<Option<(usize, usize)>>> {
         let captures = self.compiled.captures_at(text, start)?;
         Some(captures.iter().map(|group| group.map(|found| (found.start(), found.end()))).collect())
+    }
+}
+
+/// What is wrong with a pattern, in the words of PCRE where they are known.
+fn words(reason: &str) -> &str {
+    match reason {
+        "unclosed group" => "missing )",
+        "unopened group" => "unmatched parentheses",
+        "unclosed character class" => "missing terminating ] for character class",
+        "repetition operator missing expression" => "nothing to repeat",
+        reason => reason,
     }
 }

@@ -39,6 +39,9 @@ impl SortPattern {
                     "FieldPath cannot be constructed with empty string",
                 ));
             }
+            if path.ends_with('.') {
+                return Err(CommandError::new(40353, "FieldPath must not end with a '.'."));
+            }
             if path.split('.').any(str::is_empty) {
                 return Err(CommandError::new(
                     15998,

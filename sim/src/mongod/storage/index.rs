@@ -8,12 +8,14 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bson::raw::CStr;
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{DateTime, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 use super::record::RecordId;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
+use crate::mongod::query::Matcher;
 use crate::mongod::query::collation::Collation;
+use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::key::{KeyPattern, append_key};
 use crate::mongod::query::value::DocumentRef;
 
@@ -31,6 +33,10 @@ pub struct IndexSpec {
     /// The parsed `key`.
     pub pattern: KeyPattern,
     collation: Collation,
+    /// `partialFilterExpression`: records it does not let through are left out.
+    filter: Option<Matcher>,
+    /// `hidden`: kept up to date, but no reader's choice.
+    pub hidden: bool,
 }
 
 impl IndexSpec {
@@ -54,7 +60,19 @@ impl IndexSpec {
             DocumentRef::from(&*document).get(field).is_some_and(|value| value.is_truthy())
         };
         let is_id = is_id_pattern(&pattern);
+        let filter = match document.get_document("partialFilterExpression") {
+            Ok(filter) => {
+                // The filters an index may have ask nothing of the time.
+                let epoch = Timestamp { time: 0, increment: 0 };
+                let mut context = ParseContext::new(DateTime::from_millis(0), epoch);
+                context.collation = collation;
+                Some(Matcher::parse(filter, &context)?)
+            }
+            Err(_) => None,
+        };
         Ok(IndexSpec {
+            filter,
+            hidden: flag("hidden"),
             name: name.into(),
             unique: is_id || flag("unique"),
             sparse: flag("sparse"),
@@ -80,6 +98,11 @@ impl IndexSpec {
         is_id_pattern(&self.pattern)
     }
 
+    /// `partialFilterExpression`, if it has one.
+    pub fn filter(&self) -> Option<&Matcher> {
+        self.filter.as_ref()
+    }
+
     /// How the index compares strings.
     pub fn collation(&self) -> Collation {
         self.collation
@@ -93,6 +116,11 @@ impl IndexSpec {
         if self.is_id() {
             let id = document.get("_id").ok().flatten().unwrap_or(RawBsonRef::Null);
             return Ok(Keys { keys: vec![id_key(id)], multikey: false });
+        }
+        let left_out =
+            self.filter.as_ref().is_some_and(|filter| !filter.matches(document).unwrap_or(false));
+        if left_out || self.pattern.is_special() {
+            return Ok(Keys::default());
         }
         let found = self.pattern.keys(document, self.collation)?;
         let keys = if self.sparse && found.all_missing { Vec::new() } else { found.keys };

@@ -337,7 +337,10 @@ fn a_validator_refuses_documents_unless_it_is_bypassed() {
     let insert = doc! { "insert": "c", "documents": [{ "_id": 1, "x": -1 }] };
     let error = doc! {
         "index": 0, "code": 121, "errmsg": "Document failed validation",
-        "errInfo": { "failingDocumentId": 1 },
+        "errInfo": { "failingDocumentId": 1, "details": {
+            "operatorName": "$gte", "specifiedAs": { "x": { "$gte": 0 } },
+            "reason": "comparison failed", "consideredValue": -1,
+        } },
     };
     assert_eq!(server.ok("t", insert.clone()), doc! { "n": 0, "writeErrors": [error] });
     let mut bypassing = insert;

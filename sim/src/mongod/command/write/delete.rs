@@ -13,13 +13,13 @@ use crate::mongod::command::arguments::{
     check_writable, document, each_field, missing_field, namespace, safe_i64,
 };
 use crate::mongod::command::catalog::log;
-use crate::mongod::command::context::parse_context_with;
+use crate::mongod::command::context::statement_context;
 use crate::mongod::command::read::check_hint;
 use crate::mongod::command::scan::{Found, find_matching};
+use crate::mongod::command::views::check_not_view;
 use crate::mongod::command::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::{OpKind, RetryImage};
-use crate::mongod::query::collation::Collation;
 use crate::mongod::query::matcher::Matcher;
 
 /// One element of `deletes`.
@@ -37,7 +37,8 @@ impl<'a> Statement<'a> {
             let full = format!("delete.deletes.{field}");
             match field {
                 "q" => query = Some(document(&full, value)?),
-                "limit" => limit = Some(safe_i64(&full, value)?),
+                // What is no number means no limit.
+                "limit" => limit = Some(safe_i64(&full, value).unwrap_or(0)),
                 "collation" => collation = Some(document(&full, value)?),
                 "hint" => hint = Some(value),
                 "sampleId" => {}
@@ -116,11 +117,10 @@ pub(super) fn execute(
             "Cannot use (or request) retryable writes with limit=0",
         ));
     }
-    let mut context = parse_context_with(server, now, op)?;
-    if let Some(collation) = statement.collation {
-        context.collation = Collation::parse(collation.into())?;
-    }
+    check_not_view(&server.storage, namespace)?;
+    let context = statement_context(server, now, op, namespace, statement.collation)?;
     let matcher = Matcher::parse(statement.query, &context)?;
+    context.constant_failure.check("")?;
     let Some(view) = server.storage.collection(namespace, ReadAt::Newest) else { return Ok(0) };
     check_hint(&view, statement.hint)?;
     let limit = if statement.single { 1 } else { usize::MAX };

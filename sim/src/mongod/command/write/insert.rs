@@ -15,6 +15,7 @@ use super::{
 };
 use crate::mongod::command::arguments::{check_writable, malformed, namespace, type_name};
 use crate::mongod::command::catalog::{ensure_collection, log};
+use crate::mongod::command::views::check_not_view;
 use crate::mongod::command::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::OpKind;
@@ -42,6 +43,12 @@ pub(super) fn run(
     let documents = statements("insert", "documents", op)?;
     check_writable(&namespace)?;
     let retry = begin_retryable(server, op)?;
+    if let Err(error) = check_not_view(&server.storage, &namespace) {
+        let mut result = BatchResult::default();
+        let failing = if arguments.ordered { 1 } else { documents.len() };
+        (0..failing).for_each(|index| result.fail(index, &error));
+        return Ok(result.reply());
+    }
     let uuid = ensure_collection(server, now, op, &namespace)?;
     let target = server.storage.collection(&namespace, ReadAt::Newest).expect("made just now");
     // One entry for a run of inserts since 8.0, but not where each may delete another.
@@ -101,7 +108,7 @@ pub(super) fn run(
 ///
 /// # Errors
 /// What the document or the collection's validator says; 11000 DuplicateKey.
-pub(super) fn insert_one(
+pub(crate) fn insert_one(
     server: &mut Mongod,
     now: Instant,
     op: &Operation,

@@ -17,17 +17,17 @@ use crate::mongod::command::arguments::{
     array, boolean, check_writable, document, each_field, malformed, missing_field, namespace,
 };
 use crate::mongod::command::catalog::{ensure_collection, log};
-use crate::mongod::command::context::{bind, parse_context_with};
+use crate::mongod::command::context::{bind, statement_context};
 use crate::mongod::command::read::check_hint;
 use crate::mongod::command::scan::{Found, decode, find_matching};
+use crate::mongod::command::views::check_not_view;
 use crate::mongod::command::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::{OpKind, RetryImage};
-use crate::mongod::query::collation::Collation;
 use crate::mongod::query::matcher::Matcher;
 use crate::mongod::query::sort::SortPattern;
-use crate::mongod::query::update::{Update, fill_empty_timestamps};
-use crate::mongod::query::value::{DocumentRef, to_raw};
+use crate::mongod::query::update::{Update, check_stages, fill_empty_timestamps};
+use crate::mongod::query::value::{ArrayRef, DocumentRef, to_raw};
 use crate::mongod::{Mongod, ServerVersion};
 
 /// One element of `updates`.
@@ -66,7 +66,11 @@ impl<'a> Statement<'a> {
             }
             Ok(true)
         })?;
+        let query = query.ok_or_else(|| missing_field("update.updates.q"))?;
         let update = update.ok_or_else(|| missing_field("update.updates.u"))?;
+        if let RawBsonRef::Array(stages) = update {
+            check_stages(ArrayRef::Raw(stages))?;
+        }
         if !matches!(update, RawBsonRef::Document(_) | RawBsonRef::Array(_)) {
             return Err(CommandError::new(
                 error::FAILED_TO_PARSE,
@@ -74,7 +78,7 @@ impl<'a> Statement<'a> {
             ));
         }
         Ok(Statement {
-            query: query.ok_or_else(|| missing_field("update.updates.q"))?,
+            query,
             update,
             multi,
             upsert,
@@ -187,12 +191,16 @@ pub(super) fn execute(
             "Cannot use (or request) retryable writes with multi=true",
         ));
     }
-    let mut context = parse_context_with(server, now, op)?;
-    if let Some(collation) = statement.collation {
-        context.collation = Collation::parse(collation.into())?;
-    }
+    check_not_view(&server.storage, namespace)?;
+    let mut context = statement_context(server, now, op, namespace, statement.collation)?;
     if let Some(constants) = statement.constants {
         bind(&mut context, constants)?;
+    }
+    if statement.constants.is_some() && !matches!(statement.update, RawBsonRef::Array(_)) {
+        return Err(CommandError::new(
+            51_198,
+            "Constant values may only be specified for pipeline updates",
+        ));
     }
     let filters: Vec<DocumentRef<'_>> =
         statement.array_filters.iter().map(|filter| DocumentRef::from(*filter)).collect();
@@ -212,6 +220,7 @@ pub(super) fn execute(
     let matcher = Matcher::parse(statement.query, &context)?;
     let sort = statement.sort.map(|sort| SortPattern::parse(sort.into(), context.collation));
     let sort = sort.transpose()?;
+    context.constant_failure.check("")?;
     let mut found = Vec::new();
     if let Some(view) = server.storage.collection(namespace, ReadAt::Newest) {
         check_hint(&view, statement.hint)?;

@@ -1,19 +1,25 @@
 //! Validators: what a collection demands of its documents.
 
+use std::sync::Arc;
+
 use bson::{RawBsonRef, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
 use super::insert::id_document;
 use crate::mongod::Mongod;
 use crate::mongod::command::context::parse_context;
+use crate::mongod::command::scan::decode;
 use crate::mongod::command::{Operation, ReadAt};
 use crate::mongod::error::{self, CommandError};
-use crate::mongod::query::Matcher;
-use crate::mongod::query::value::ValueRef;
+use crate::mongod::query::matcher::failure::details;
+use crate::mongod::query::value::{ValueRef, to_raw};
+use crate::mongod::query::{Matcher, ParseContext};
 
 /// A collection's `validator`, where documents are to be refused by it.
 pub(crate) struct Validator {
     matcher: Option<Matcher>,
+    /// What it was parsed from.
+    filter: Option<(Arc<RawDocumentBuf>, ParseContext)>,
     /// `validationLevel: "moderate"`: documents that were wrong before may stay so.
     moderate: bool,
 }
@@ -27,7 +33,7 @@ impl Validator {
         op: &Operation,
         namespace: &str,
     ) -> Result<Validator, CommandError> {
-        let mut validator = Validator { matcher: None, moderate: false };
+        let mut validator = Validator { matcher: None, filter: None, moderate: false };
         let Some(view) = server.storage.collection(namespace, ReadAt::Newest) else {
             return Ok(validator);
         };
@@ -38,7 +44,9 @@ impl Validator {
         let action = options.get_str("validationAction").unwrap_or("error");
         let bypass = bypass.is_some_and(|bypass| ValueRef::from(bypass).is_truthy());
         if !bypass && level != "off" && action == "error" && !filter.is_empty() {
-            validator.matcher = Some(Matcher::parse(filter, &parse_context(server, now, op)?)?);
+            let context = parse_context(server, now, op)?;
+            validator.matcher = Some(Matcher::parse(filter, &context)?);
+            validator.filter = Some((options.clone(), context));
             validator.moderate = level == "moderate";
         }
         Ok(validator)
@@ -66,6 +74,12 @@ impl Validator {
         let id = id.get("_id").ok().flatten().unwrap_or(RawBsonRef::Null);
         let mut info = RawDocumentBuf::new();
         info.append(bson::raw::cstr!("failingDocumentId"), id);
+        if let Some((options, context)) = &self.filter
+            && let Ok(filter) = options.get_document("validator")
+            && let Some(details) = details(filter.into(), &decode(document)?, context)?
+        {
+            info.append(bson::raw::cstr!("details"), to_raw(&details));
+        }
         Err(CommandError::new(error::DOCUMENT_VALIDATION_FAILURE, "Document failed validation")
             .with_extra(rawdoc! { "errInfo": info }))
     }

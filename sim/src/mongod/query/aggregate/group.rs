@@ -1,6 +1,7 @@
 //! `$group` and `$bucket`: documents gathered by a key, and what accumulates over them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bson::{Bson, Document};
 
@@ -8,30 +9,18 @@ use crate::mongod::error::CommandError;
 use crate::mongod::query::collation::Collation;
 use crate::mongod::query::compare::compare_collated;
 use crate::mongod::query::context::ParseContext;
-use crate::mongod::query::expression::{Expression, Scope, Value};
+use crate::mongod::query::expression::{Expression, Scope};
 use crate::mongod::query::key::append_key;
-use crate::mongod::query::number::{self, OnOverflow};
 use crate::mongod::query::value::{DocumentRef, ValueRef};
+
+use super::accumulator::{Accumulator, State};
 
 /// `$group`. Groups come out in the order in which their first documents came in.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     id: Expression,
-    fields: Vec<(String, Accumulator, Expression)>,
+    fields: Vec<(String, Accumulator)>,
     collation: Collation,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accumulator {
-    Sum,
-    Avg,
-    Min,
-    Max,
-    First,
-    Last,
-    Push,
-    AddToSet,
-    MergeObjects,
 }
 
 fn fail<T>(code: i32, message: impl Into<String>) -> Result<T, CommandError> {
@@ -56,8 +45,7 @@ impl Group {
 
     /// The group by `id` with a `count`.
     pub(super) fn counting(id: Expression, collation: Collation) -> Group {
-        let one = Expression::literal(Bson::Int32(1));
-        Group { id, fields: vec![("count".into(), Accumulator::Sum, one)], collation }
+        Group { id, fields: vec![("count".into(), Accumulator::counting(collation))], collation }
     }
 
     pub(super) fn run(&self, documents: Vec<Document>) -> Result<Vec<Document>, CommandError> {
@@ -69,34 +57,49 @@ impl Group {
             let id = self.id.evaluate_or_null(&scope)?;
             let mut key = Vec::new();
             append_key(&mut key, (&id).into(), self.collation, false);
-            let place = *places.entry(key).or_insert_with(|| {
-                groups.push((id, vec![State::default(); self.fields.len()]));
-                groups.len() - 1
-            });
-            for ((_, accumulator, expression), state) in
-                self.fields.iter().zip(&mut groups[place].1)
-            {
-                state.add(*accumulator, expression.evaluate(&scope)?, self.collation)?;
+            let place = match places.entry(key) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(free) => {
+                    let states = start_all(&self.fields, &id)?;
+                    groups.push((id, states));
+                    *free.insert(groups.len() - 1)
+                }
+            };
+            for ((_, accumulator), state) in self.fields.iter().zip(&mut groups[place].1) {
+                accumulator.add(state, &scope)?;
             }
         }
         Ok(groups.into_iter().map(|(id, states)| self.output(id, states)).collect())
     }
 
     fn output(&self, id: Bson, states: Vec<State>) -> Document {
-        let mut group = Document::new();
-        group.insert("_id", id);
-        for ((name, accumulator, _), state) in self.fields.iter().zip(states) {
-            group.insert(name, state.finish(*accumulator));
-        }
-        group
+        output(&self.fields, id, states)
     }
 }
 
-fn parse_fields(
+/// The document of a finished group.
+pub(super) fn output(fields: &[(String, Accumulator)], id: Bson, states: Vec<State>) -> Document {
+    let mut group = Document::new();
+    group.insert("_id", id);
+    for ((name, accumulator), state) in fields.iter().zip(states) {
+        group.insert(name, accumulator.finish(state));
+    }
+    group
+}
+
+/// Fresh states of all accumulators.
+pub(super) fn start_all(
+    fields: &[(String, Accumulator)],
+    id: &Bson,
+) -> Result<Vec<State>, CommandError> {
+    fields.iter().map(|(_, accumulator)| accumulator.start(id)).collect()
+}
+
+pub(super) fn parse_fields(
     spec: DocumentRef<'_>,
     context: &ParseContext,
-) -> Result<Vec<(String, Accumulator, Expression)>, CommandError> {
-    let mut fields = Vec::new();
+) -> Result<Vec<(String, Accumulator)>, CommandError> {
+    let mut fields: Vec<(String, Accumulator)> = Vec::new();
     for (name, value) in spec.iter().filter(|(name, _)| *name != "_id") {
         if name.contains('.') {
             return fail(40235, format!("The field name '{name}' cannot contain '.'"));
@@ -109,124 +112,17 @@ fn parse_fields(
         };
         let parts: Vec<(&str, ValueRef<'_>)> = accumulator.iter().collect();
         let [(operator, argument)] = parts[..] else {
+            if parts.is_empty() {
+                return fail(40234, format!("The field '{name}' must be an accumulator object"));
+            }
             return fail(40238, format!("The field '{name}' must specify one accumulator"));
         };
-        let accumulator = match operator {
-            "$sum" | "$count" => Accumulator::Sum,
-            "$avg" => Accumulator::Avg,
-            "$min" => Accumulator::Min,
-            "$max" => Accumulator::Max,
-            "$first" => Accumulator::First,
-            "$last" => Accumulator::Last,
-            "$push" => Accumulator::Push,
-            "$addToSet" => Accumulator::AddToSet,
-            "$mergeObjects" => Accumulator::MergeObjects,
-            _ => return fail(15952, format!("unknown group operator '{operator}'")),
+        let Some(accumulator) = Accumulator::parse(operator, argument, context)? else {
+            return fail(15952, format!("unknown group operator '{operator}'"));
         };
-        let expression = if operator == "$count" {
-            if !argument.as_document().is_some_and(DocumentRef::is_empty) {
-                return fail(9, "$count takes no arguments, i.e. $count:{}");
-            }
-            Expression::literal(Bson::Int32(1))
-        } else {
-            if let ValueRef::Array(_) = argument {
-                let message = format!("The {operator} accumulator is a unary operator");
-                return fail(40237, message);
-            }
-            Expression::parse(argument, context)?
-        };
-        fields.push((name.to_owned(), accumulator, expression));
+        fields.push((name.to_owned(), accumulator));
     }
     Ok(fields)
-}
-
-/// What accumulated so far.
-#[derive(Clone, Debug, Default)]
-struct State {
-    value: Option<Bson>,
-    members: Vec<Bson>,
-    count: i64,
-}
-
-impl State {
-    fn add(
-        &mut self,
-        accumulator: Accumulator,
-        value: Value,
-        collation: Collation,
-    ) -> Result<(), CommandError> {
-        match accumulator {
-            Accumulator::Sum | Accumulator::Avg => {
-                if let Some(value) = value.filter(|value| ValueRef::from(value).is_number()) {
-                    let sum = self.value.take().unwrap_or(Bson::Int32(0));
-                    self.value = number::add((&sum).into(), (&value).into(), OnOverflow::Double);
-                    self.count += 1;
-                }
-            }
-            Accumulator::Min | Accumulator::Max => {
-                let Some(value) = value.filter(|value| !ValueRef::from(value).is_nullish()) else {
-                    return Ok(());
-                };
-                let replaces = self.value.as_ref().is_none_or(|best| {
-                    let order = compare_collated((&value).into(), best.into(), collation);
-                    if accumulator == Accumulator::Min { order.is_lt() } else { order.is_gt() }
-                });
-                if replaces {
-                    self.value = Some(value);
-                }
-            }
-            Accumulator::First => {
-                if self.count == 0 {
-                    self.value = value;
-                }
-                self.count += 1;
-            }
-            Accumulator::Last => self.value = value,
-            Accumulator::Push => self.members.extend(value),
-            Accumulator::AddToSet => {
-                let Some(value) = value else { return Ok(()) };
-                let same = |known: &Bson| {
-                    compare_collated(known.into(), (&value).into(), collation).is_eq()
-                };
-                if !self.members.iter().any(same) {
-                    self.members.push(value);
-                }
-            }
-            Accumulator::MergeObjects => match value {
-                Some(Bson::Document(more)) => match &mut self.value {
-                    Some(Bson::Document(merged)) => merged.extend(more),
-                    merged => *merged = Some(Bson::Document(more)),
-                },
-                None | Some(Bson::Null | Bson::Undefined) => {}
-                Some(other) => {
-                    let message = format!(
-                        "$mergeObjects requires object inputs, but input {} is of type {}",
-                        crate::mongod::query::text::value_text((&other).into()),
-                        ValueRef::from(&other).type_name()
-                    );
-                    return fail(40400, message);
-                }
-            },
-        }
-        Ok(())
-    }
-
-    fn finish(self, accumulator: Accumulator) -> Bson {
-        match accumulator {
-            Accumulator::Sum => self.value.unwrap_or(Bson::Int32(0)),
-            Accumulator::Avg => match self.value {
-                Some(sum) => {
-                    number::divide((&sum).into(), ValueRef::Int64(self.count)).unwrap_or(Bson::Null)
-                }
-                None => Bson::Null,
-            },
-            Accumulator::Push | Accumulator::AddToSet => Bson::Array(self.members),
-            Accumulator::MergeObjects => {
-                self.value.unwrap_or_else(|| Bson::Document(Document::new()))
-            }
-            _ => self.value.unwrap_or(Bson::Null),
-        }
-    }
 }
 
 /// `$bucket`. Buckets come out in the order of their boundaries, the default one by its value.
@@ -323,7 +219,6 @@ impl Bucket {
 
     pub(super) fn run(&self, documents: Vec<Document>) -> Result<Vec<Document>, CommandError> {
         let group = &self.group;
-        let fresh = || vec![State::default(); group.fields.len()];
         let mut buckets: Vec<Option<Vec<State>>> = vec![None; self.boundaries.len()];
         for document in documents {
             let root = Bson::Document(document);
@@ -346,9 +241,12 @@ impl Bucket {
                      specified.",
                 );
             };
-            let states = buckets[place].get_or_insert_with(fresh);
-            for ((_, accumulator, expression), state) in group.fields.iter().zip(states) {
-                state.add(*accumulator, expression.evaluate(&scope)?, group.collation)?;
+            if buckets[place].is_none() {
+                buckets[place] = Some(start_all(&group.fields, &Bson::Null)?);
+            }
+            let states = buckets[place].as_mut().expect("made just now");
+            for ((_, accumulator), state) in group.fields.iter().zip(states) {
+                accumulator.add(state, &scope)?;
             }
         }
         let default = self.default.iter();

@@ -9,7 +9,7 @@ use crate::mongod::query::matcher::Matcher;
 use crate::mongod::query::value::ValueRef;
 
 use super::stage::{options, put};
-use super::{Pipeline, PipelineContext};
+use super::{Pipeline, PipelineContext, Place};
 
 /// `$lookup`, by equal fields, by a pipeline, or both.
 #[derive(Clone, Debug)]
@@ -81,7 +81,8 @@ impl Lookup {
         }
         let named = variables.iter().map(|(name, _)| (name.clone(), Bson::Null)).collect();
         let inner = with_variables(context, named);
-        let pipeline = Pipeline::parse(stages.iter().map(ValueRef::from), &inner)?;
+        let pipeline =
+            Pipeline::parse_in(Place::Lookup, stages.iter().map(ValueRef::from), &inner)?;
         let Some(from) = from.or(pipeline.brings_documents().then_some("")) else {
             return fail("must specify 'from' field for a $lookup");
         };
@@ -109,23 +110,28 @@ impl Lookup {
         documents: Vec<Document>,
         context: &mut dyn PipelineContext,
     ) -> Result<Vec<Document>, CommandError> {
-        let foreign =
-            if self.from.is_empty() { Vec::new() } else { context.collection(&self.from)? };
+        // Read as a whole only where no index serves.
+        let mut foreign: Option<Vec<Document>> = self.from.is_empty().then(Vec::new);
         let mut joined = Vec::with_capacity(documents.len());
         for mut document in documents {
             let root = Bson::Document(document.clone());
             let mut found = match &self.fields {
                 Some((local, foreign_field)) => {
                     let filter = self.equality(get_path(&root, local), foreign_field)?;
-                    let mut found = Vec::new();
-                    for candidate in &foreign {
-                        if filter.matches(candidate)? {
-                            found.push(candidate.clone());
+                    match context.find_by_index(&self.from, &filter)? {
+                        Some(found) => found,
+                        None => {
+                            let mut found = Vec::new();
+                            for candidate in whole(&mut foreign, context, &self.from)? {
+                                if filter.matches(candidate)? {
+                                    found.push(candidate.clone());
+                                }
+                            }
+                            found
                         }
                     }
-                    found
                 }
-                None => foreign.clone(),
+                None => whole(&mut foreign, context, &self.from)?.to_vec(),
             };
             if self.variables.is_empty() {
                 found = self.pipeline.run(found, context)?;
@@ -156,6 +162,12 @@ impl Lookup {
         if values.is_empty() {
             return Matcher::parse(&bson::doc! { "$alwaysFalse": 1 }, &self.context);
         }
+        let special = |value: &Bson| matches!(value, Bson::RegularExpression(_) | Bson::Undefined);
+        if !values.iter().any(special) {
+            let mut filter = Document::new();
+            filter.insert(foreign, bson::doc! { "$in": values });
+            return Matcher::parse(&filter, &self.context);
+        }
         let alternatives: Vec<Bson> = values
             .into_iter()
             .map(|value| {
@@ -166,6 +178,18 @@ impl Lookup {
             .collect();
         Matcher::parse(&bson::doc! { "$or": alternatives }, &self.context)
     }
+}
+
+/// The documents of a collection, read once.
+fn whole<'a>(
+    known: &'a mut Option<Vec<Document>>,
+    context: &mut dyn PipelineContext,
+    name: &str,
+) -> Result<&'a [Document], CommandError> {
+    if known.is_none() {
+        *known = Some(context.collection(name)?);
+    }
+    Ok(known.as_deref().unwrap_or_default())
 }
 
 /// The context with further variables, which hide those of the same name.
@@ -189,7 +213,7 @@ impl UnionWith {
         context: &ParseContext,
     ) -> Result<UnionWith, CommandError> {
         if let ValueRef::String(collection) = value {
-            let pipeline = Pipeline { stages: Vec::new() };
+            let pipeline = Pipeline { stages: Vec::new(), output: None };
             return Ok(UnionWith { collection: Some(collection.to_owned()), pipeline });
         }
         let spec = options("$unionWith", value, &["coll", "pipeline"])?;
@@ -198,7 +222,8 @@ impl UnionWith {
             Some(ValueRef::Array(stages)) => stages.to_vec(),
             Some(_) => return fail("'pipeline' option must be specified as an array"),
         };
-        let pipeline = Pipeline::parse(stages.iter().map(ValueRef::from), context)?;
+        let pipeline =
+            Pipeline::parse_in(Place::UnionWith, stages.iter().map(ValueRef::from), context)?;
         let collection = match spec.get("coll") {
             Some(ValueRef::String(collection)) => Some(collection.to_owned()),
             None if pipeline.brings_documents() => None,

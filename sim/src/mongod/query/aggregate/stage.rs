@@ -12,9 +12,13 @@ use crate::mongod::query::text::element_text;
 use crate::mongod::query::transform::Transform;
 use crate::mongod::query::value::{DocumentRef, ValueRef};
 
+use super::bucket_auto::BucketAuto;
+use super::graph::GraphLookup;
 use super::group::{Bucket, Group};
 use super::join::{Lookup, UnionWith};
-use super::{Pipeline, PipelineContext};
+use super::redact::Redact;
+use super::window::SetWindowFields;
+use super::{Pipeline, PipelineContext, Place};
 
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
@@ -22,6 +26,10 @@ pub(super) enum Stage {
     Transform(Transform),
     Group(Box<Group>),
     Bucket(Box<Bucket>),
+    BucketAuto(Box<BucketAuto>),
+    GraphLookup(Box<GraphLookup>),
+    Redact(Box<Redact>),
+    SetWindowFields(Box<SetWindowFields>),
     Sort(SortPattern),
     Limit(u64),
     Skip(u64),
@@ -55,6 +63,12 @@ impl Stage {
             },
             "$group" => Ok(Stage::Group(Box::new(Group::parse(value, context)?))),
             "$bucket" => Ok(Stage::Bucket(Box::new(Bucket::parse(value, context)?))),
+            "$bucketAuto" => Ok(Stage::BucketAuto(Box::new(BucketAuto::parse(value, context)?))),
+            "$graphLookup" => Ok(Stage::GraphLookup(Box::new(GraphLookup::parse(value, context)?))),
+            "$redact" => Ok(Stage::Redact(Box::new(Redact::parse(value, context)?))),
+            "$setWindowFields" => {
+                Ok(Stage::SetWindowFields(Box::new(SetWindowFields::parse(value, context)?)))
+            }
             "$sort" => {
                 let ValueRef::Document(spec) = value else {
                     return fail(15973, "the $sort key specification must be an object");
@@ -109,6 +123,7 @@ impl Stage {
         match self {
             Stage::Lookup(lookup) => lookup.foreign_collections(),
             Stage::UnionWith(union) => union.foreign_collections(),
+            Stage::GraphLookup(lookup) => vec![lookup.foreign_collection()],
             Stage::Facet(facets) => {
                 facets.iter().flat_map(|(_, pipeline)| pipeline.foreign_collections()).collect()
             }
@@ -136,6 +151,16 @@ impl Stage {
             }
             Stage::Group(group) => group.run(documents),
             Stage::Bucket(bucket) => bucket.run(documents),
+            Stage::BucketAuto(bucket) => bucket.run(documents),
+            Stage::GraphLookup(lookup) => lookup.run(documents, context),
+            Stage::Redact(redact) => {
+                let mut kept = Vec::new();
+                for document in documents {
+                    kept.extend(redact.apply(document)?);
+                }
+                Ok(kept)
+            }
+            Stage::SetWindowFields(stage) => stage.run(documents),
             Stage::Sort(sort) => {
                 sort.sort_by_document(&mut documents, |document| document.into());
                 Ok(documents)
@@ -409,17 +434,7 @@ fn parse_facet(value: ValueRef<'_>, context: &ParseContext) -> Result<Stage, Com
             );
             return fail(40170, message);
         };
-        for stage in stages.iter() {
-            if let Some((name @ ("$facet" | "$documents"), _)) =
-                stage.as_document().and_then(|stage| stage.iter().next())
-            {
-                return fail(
-                    40600,
-                    format!("{name} is not allowed to be used within a $facet stage"),
-                );
-            }
-        }
-        facets.push((name.to_owned(), Pipeline::parse(stages.iter(), context)?));
+        facets.push((name.to_owned(), Pipeline::parse_in(Place::Facet, stages.iter(), context)?));
     }
     Ok(Stage::Facet(facets))
 }

@@ -4,8 +4,8 @@ use bson::Bson;
 
 use crate::mongod::error::CommandError;
 use crate::mongod::query::compare::compare_collated;
-use crate::mongod::query::decimal::Decimal;
-use crate::mongod::query::number::{self, OnOverflow, as_decimal, as_exact_i64, as_f64};
+use crate::mongod::query::decimal::{Decimal, Rounding};
+use crate::mongod::query::number::{self, OnOverflow, Sum, as_decimal, as_exact_i64, as_f64};
 use crate::mongod::query::value::ValueRef;
 
 use super::operators::Call;
@@ -52,33 +52,32 @@ pub(super) fn abs(call: &Call<'_>) -> Result<Value, CommandError> {
 }
 
 pub(super) fn add(call: &Call<'_>) -> Result<Value, CommandError> {
-    let mut sum = Bson::Int32(0);
+    let mut sum = Sum::default();
     let mut date = false;
     for value in call.arguments {
         let Some(value) = value.as_ref().filter(|value| !ValueRef::from(*value).is_nullish())
         else {
             return null();
         };
-        let addend = match value {
+        match value {
             Bson::DateTime(_) if date => {
                 return fail(16612, "only one date allowed in an $add expression");
             }
             Bson::DateTime(value) => {
                 date = true;
-                ValueRef::Int64(value.timestamp_millis())
+                sum.add(ValueRef::Int64(value.timestamp_millis()));
             }
-            value => ValueRef::from(value),
-        };
-        match number::add((&sum).into(), addend, OnOverflow::Double) {
-            Some(more) => sum = more,
-            None => {
-                let message =
-                    format!("$add only supports numeric or date types, not {}", addend.type_name());
+            value if ValueRef::from(value).is_number() => sum.add(value.into()),
+            value => {
+                let message = format!(
+                    "$add only supports numeric or date types, not {}",
+                    ValueRef::from(value).type_name()
+                );
                 return fail(16554, message);
             }
         }
     }
-    if date { to_date(&sum) } else { Ok(Some(sum)) }
+    if date { to_date(&sum.value()) } else { Ok(Some(sum.value())) }
 }
 
 fn to_date(millis: &Bson) -> Result<Value, CommandError> {
@@ -184,7 +183,8 @@ pub(super) fn modulo(call: &Call<'_>) -> Result<Value, CommandError> {
             Bson::Int64(integer(a).wrapping_rem(integer(b)))
         }
         (ValueRef::Decimal128(_), _) | (_, ValueRef::Decimal128(_)) => {
-            return fail(2, "$mod of decimals is not supported by this server");
+            let decimal = |value| as_decimal(value).unwrap_or(Decimal::NaN);
+            Bson::Decimal128(decimal(a).remainder(decimal(b)).to_bson())
         }
         (a, b) => Bson::Double(as_f64(a).unwrap_or(f64::NAN) % as_f64(b).unwrap_or(f64::NAN)),
     }))
@@ -272,9 +272,9 @@ fn whole(call: &Call<'_>, round: fn(f64) -> f64) -> Result<Value, CommandError> 
     let Some(value) = single(call)? else { return null() };
     Ok(Some(match value {
         ValueRef::Double(value) => Bson::Double(round(value)),
-        ValueRef::Decimal128(_) => {
-            let message = format!("{} of decimals is not supported by this server", call.name);
-            return fail(2, message);
+        ValueRef::Decimal128(value) => {
+            let way = if call.name == "$ceil" { Rounding::Up } else { Rounding::Down };
+            Bson::Decimal128(Decimal::from_bson(value).round_to(0, way).to_bson())
         }
         value => value.to_bson(),
     }))
@@ -336,9 +336,9 @@ pub(super) fn round(call: &Call<'_>) -> Result<Value, CommandError> {
                 }
             }
         }
-        ValueRef::Decimal128(_) => {
-            let message = format!("{} of decimals is not supported by this server", call.name);
-            return fail(2, message);
+        ValueRef::Decimal128(value) => {
+            let way = if even { Rounding::HalfEven } else { Rounding::ToZero };
+            Bson::Decimal128(Decimal::from_bson(value).round_to(places, way).to_bson())
         }
         value => value.to_bson(),
     }))
@@ -367,28 +367,21 @@ fn round_double(number: f64, places: i32, even: bool) -> Option<f64> {
 }
 
 pub(super) fn sum(call: &Call<'_>) -> Result<Value, CommandError> {
-    let mut sum = Bson::Int32(0);
-    for value in call.spread().iter().flatten() {
-        if let Some(more) = number::add((&sum).into(), value.into(), OnOverflow::Double) {
-            sum = more;
-        }
-    }
-    Ok(Some(sum))
+    let mut sum = Sum::default();
+    call.spread().iter().flatten().for_each(|value| sum.add(value.into()));
+    Ok(Some(sum.value()))
 }
 
 pub(super) fn avg(call: &Call<'_>) -> Result<Value, CommandError> {
-    let numbers: Vec<Bson> = call
-        .spread()
-        .into_iter()
-        .flatten()
-        .filter(|value| as_decimal(value.into()).is_some())
-        .collect();
-    let mut sum = Bson::Int32(0);
-    for value in &numbers {
-        sum = number::add((&sum).into(), value.into(), OnOverflow::Double).unwrap_or(sum);
+    let mut sum = Sum::default();
+    let mut count = 0;
+    for value in call.spread().iter().flatten() {
+        if ValueRef::from(value).is_number() {
+            sum.add(value.into());
+            count += 1;
+        }
     }
-    let average = number::divide((&sum).into(), ValueRef::Int64(numbers.len() as i64));
-    Ok(Some(average.unwrap_or(Bson::Null)))
+    Ok(Some(if count == 0 { Bson::Null } else { sum.mean(count) }))
 }
 
 /// `$max` and `$min`, which pass over null.

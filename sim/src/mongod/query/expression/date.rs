@@ -8,18 +8,19 @@ use crate::mongod::query::number::as_exact_i64;
 use crate::mongod::query::value::ValueRef;
 
 use super::operators::Call;
+use super::parts::{iso_parts, parse_by_format};
 use super::{Value, is_nullish, type_name};
 
-const DAY: i64 = 86_400_000;
+pub(super) const DAY: i64 = 86_400_000;
 
 /// A point of the proleptic Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Civil {
-    year: i64,
-    month: i64,
-    day: i64,
+pub(super) struct Civil {
+    pub year: i64,
+    pub month: i64,
+    pub day: i64,
     /// Milliseconds since midnight.
-    millis: i64,
+    pub millis: i64,
 }
 
 fn fail<T>(code: i32, message: impl Into<String>) -> Result<T, CommandError> {
@@ -31,7 +32,7 @@ fn null() -> Result<Value, CommandError> {
 }
 
 /// Days since the epoch of a civil date: years are counted from March, so that leap days come last.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub(super) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -41,7 +42,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 }
 
 impl Civil {
-    fn of(millis: i64) -> Civil {
+    pub(super) fn of(millis: i64) -> Civil {
         let days = millis.div_euclid(DAY) + 719_468;
         let era = days.div_euclid(146_097);
         let day_of_era = days.rem_euclid(146_097);
@@ -55,7 +56,7 @@ impl Civil {
         Civil { year, month, day, millis: millis.rem_euclid(DAY) }
     }
 
-    fn days(self) -> i64 {
+    pub(super) fn days(self) -> i64 {
         days_from_civil(self.year, self.month, self.day)
     }
 
@@ -87,7 +88,7 @@ impl Civil {
 }
 
 /// The milliseconds of what counts as a date: dates, timestamps, ObjectIds.
-fn millis_of(value: &Bson) -> Option<i64> {
+pub(super) fn millis_of(value: &Bson) -> Option<i64> {
     match value {
         Bson::DateTime(date) => Some(date.timestamp_millis()),
         Bson::Timestamp(timestamp) => Some(i64::from(timestamp.time) * 1_000),
@@ -97,7 +98,7 @@ fn millis_of(value: &Bson) -> Option<i64> {
 }
 
 /// Minutes east of UTC of a `timezone` argument.
-fn offset_millis(timezone: &Value) -> Result<Option<i64>, CommandError> {
+pub(super) fn offset_millis(timezone: &Value) -> Result<Option<i64>, CommandError> {
     let text = match timezone {
         None => return Ok(Some(0)),
         value if is_nullish(value) => return Ok(None),
@@ -161,6 +162,11 @@ pub(super) fn part(call: &Call<'_>) -> Result<Value, CommandError> {
         "$hour" => civil.millis / 3_600_000,
         "$minute" => civil.millis / 60_000 % 60,
         "$second" => civil.millis / 1_000 % 60,
+        // Weeks of the year begin on Sundays; what is before the first one is week 0.
+        "$week" => (civil.day_of_year() + 7 - civil.day_of_week()) / 7,
+        "$isoWeek" => iso_parts(civil).1,
+        "$isoDayOfWeek" => iso_parts(civil).2,
+        "$isoWeekYear" => return Ok(Some(Bson::Int64(iso_parts(civil).0))),
         _ => civil.millis % 1_000,
     };
     Ok(Some(Bson::Int32(number as i32)))
@@ -251,6 +257,11 @@ fn format_date(millis: i64, offset: i64, format: &str) -> Result<String, Command
             Some('S') => format!("{:02}", clock / 1_000 % 60),
             Some('L') => format!("{:03}", clock % 1_000),
             Some('w') => local.day_of_week().to_string(),
+            Some('G') => format!("{:04}", iso_parts(local).0),
+            Some('V') => format!("{:02}", iso_parts(local).1),
+            Some('U') => {
+                format!("{:02}", (local.day_of_year() + 7 - local.day_of_week()) / 7)
+            }
             Some('u') => ((local.day_of_week() + 5) % 7 + 1).to_string(),
             Some('z') => {
                 let sign = if minutes < 0 { '-' } else { '+' };
@@ -298,15 +309,29 @@ pub(super) fn date_from_string(arguments: &[Value]) -> Result<Value, CommandErro
     let [text, format, timezone, on_error, on_null] = arguments else {
         unreachable!("five arguments")
     };
-    if format.is_some() {
-        return fail(2, "$dateFromString with 'format' is not supported by this server");
-    }
+    let format = match format {
+        None => None,
+        Some(Bson::String(format)) => Some(format),
+        value if is_nullish(value) => return null(),
+        value => {
+            return fail(
+                40684,
+                format!(
+                    "$dateFromString requires that 'format' be a string, found: {}",
+                    type_name(value)
+                ),
+            );
+        }
+    };
     if is_nullish(text) {
         return Ok(Some(on_null.clone().unwrap_or(Bson::Null)));
     }
     let Some(offset) = offset_millis(timezone)? else { return null() };
     let parsed = match text {
-        Some(Bson::String(text)) => parse_date(text),
+        Some(Bson::String(text)) => match format {
+            Some(format) => parse_by_format(text, format).map(DateTime::from_millis),
+            None => parse_date(text),
+        },
         value => fail(
             241,
             format!(

@@ -8,8 +8,8 @@ use crate::mongod::query::value::{DocumentRef, ValueRef};
 
 use super::array::{self, SortBy};
 use super::{
-    Bindings, Expression, Node, Scope, Value, date, is_nullish, object, string, truthy, type_name,
-    types,
+    Bindings, Expression, Node, Scope, Value, date, is_nullish, object, parts, string, truthy,
+    type_name, types,
 };
 
 #[derive(Clone, Debug)]
@@ -63,6 +63,12 @@ type NamedFunction = fn(&[Value]) -> Result<Value, CommandError>;
 /// code of the error about a wrong shape.
 static NAMED: &[(&str, &[&str], i32, NamedFunction)] = &[
     ("$convert", &["input!", "to!", "onError", "onNull"], 9, types::convert),
+    ("$dateFromParts", parts::FROM_PARTS, 40518, parts::date_from_parts),
+    ("$dateToParts", &["date!", "timezone", "iso8601"], 40522, parts::date_to_parts),
+    ("$firstN", &["n!", "input!"], 5_787_901, parts::first_n),
+    ("$lastN", &["n!", "input!"], 5_787_901, parts::last_n),
+    ("$maxN", &["n!", "input!"], 5_787_901, parts::max_n),
+    ("$minN", &["n!", "input!"], 5_787_901, parts::min_n),
     ("$dateAdd", &["startDate!", "unit!", "amount!", "timezone"], 5_166_400, date::date_add),
     (
         "$dateDiff",
@@ -382,6 +388,26 @@ fn parse_let(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, Comma
 }
 
 impl Form {
+    /// Whether all it is made of are constants; what binds variables never is.
+    pub(super) fn is_constant(&self) -> bool {
+        let all = |members: &[Expression]| members.iter().all(Expression::is_constant);
+        match self {
+            Form::And(members) | Form::Or(members) | Form::IfNull(members) => all(members),
+            Form::Cond { condition, then, otherwise } => {
+                condition.is_constant() && then.is_constant() && otherwise.is_constant()
+            }
+            Form::SortArray { input, .. } => input.is_constant(),
+            Form::Named { arguments, .. } => {
+                arguments.iter().flatten().all(Expression::is_constant)
+            }
+            Form::Switch { .. }
+            | Form::Let { .. }
+            | Form::Map { .. }
+            | Form::Filter { .. }
+            | Form::Reduce { .. } => false,
+        }
+    }
+
     pub(super) fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, CommandError> {
         match self {
             Form::And(members) => {

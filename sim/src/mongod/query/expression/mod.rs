@@ -16,6 +16,7 @@ mod date;
 mod forms;
 mod object;
 mod operators;
+mod parts;
 mod string;
 #[cfg(test)]
 mod tests;
@@ -168,9 +169,40 @@ impl Expression {
             ValueRef::Array(array) => {
                 let members: Result<Vec<_>, _> =
                     array.iter().map(|member| Expression::parse_bound(member, bindings)).collect();
-                Ok(Expression(Node::Array(members?)))
+                Ok(Expression(Node::Array(members?)).folded(bindings))
             }
             value => Ok(Expression(Node::Literal(value.to_bson()))),
+        }
+    }
+
+    /// Whether its value is the same on every document.
+    fn is_constant(&self) -> bool {
+        match &self.0 {
+            Node::Literal(_) => true,
+            Node::Array(members) => members.iter().all(Expression::is_constant),
+            Node::Object(fields) => fields.iter().all(|(_, value)| value.is_constant()),
+            Node::Call { operator, arguments, .. } => {
+                operator.name != "$rand" && arguments.iter().all(Expression::is_constant)
+            }
+            Node::Form(form) => form.is_constant(),
+            Node::Path { .. } => false,
+        }
+    }
+
+    /// A constant in place of what always gives one, as the server's optimizer puts it; a failure is
+    /// noted for who runs the command.
+    fn folded(self, bindings: &Bindings<'_>) -> Expression {
+        if matches!(self.0, Node::Literal(_)) || !self.is_constant() {
+            return self;
+        }
+        let root = Bson::Document(Document::new());
+        match self.evaluate(&Scope::new(&root)) {
+            Ok(Some(value)) => Expression::literal(value),
+            Ok(None) => self,
+            Err(error) => {
+                bindings.context.constant_failure.note(error);
+                self
+            }
         }
     }
 
@@ -230,7 +262,7 @@ impl Expression {
 }
 
 /// The value at `path`: of an array on the way, the array of what its documents have there.
-pub(super) fn get_path(value: &Bson, path: &[String]) -> Value {
+pub(crate) fn get_path(value: &Bson, path: &[String]) -> Value {
     let Some((name, rest)) = path.split_first() else { return Some(value.clone()) };
     match value {
         Bson::Document(document) => get_path(document.get(name)?, rest),
@@ -351,7 +383,7 @@ fn parse_document(
         }
         fields.push((name.to_owned(), Expression::parse_bound(value, bindings)?));
     }
-    Ok(Expression(Node::Object(fields)))
+    Ok(Expression(Node::Object(fields)).folded(bindings))
 }
 
 fn parse_operator(
@@ -360,7 +392,7 @@ fn parse_operator(
     bindings: &Bindings<'_>,
 ) -> Result<Expression, CommandError> {
     if let Some(form) = forms::parse(name, value, bindings)? {
-        return Ok(form);
+        return Ok(form.folded(bindings));
     }
     let Some(operator) = operators::find(name) else {
         return Err(CommandError::new(
@@ -377,7 +409,7 @@ fn parse_operator(
     };
     operator.check_arity(arguments.len())?;
     let collation = bindings.context.collation;
-    Ok(Expression(Node::Call { operator, arguments, collation }))
+    Ok(Expression(Node::Call { operator, arguments, collation }).folded(bindings))
 }
 
 /// `type_name` of what may be missing.

@@ -9,7 +9,7 @@ use crate::mongod::query::collation::Collation;
 use crate::mongod::query::compare::compare_collated;
 use crate::mongod::query::value::ValueRef;
 
-use super::{Value, arithmetic, array, date, object, string, truthy, type_name, types};
+use super::{Value, arithmetic, array, date, object, parts, string, truthy, type_name, types};
 
 /// An operator.
 pub(super) struct Operator {
@@ -61,20 +61,31 @@ macro_rules! operators {
 
 operators! {
     "$abs" 1..=1 => arithmetic::abs;
+    "$acos" 1..=1 => parts::trigonometry;
+    "$acosh" 1..=1 => parts::trigonometry;
     "$add" 0..=MANY => arithmetic::add;
     "$allElementsTrue" 1..=1 => all_elements_true;
     "$anyElementTrue" 1..=1 => any_element_true;
     "$arrayElemAt" 2..=2 => array::array_elem_at;
     "$arrayToObject" 1..=1 => object::array_to_object;
+    "$asin" 1..=1 => parts::trigonometry;
+    "$asinh" 1..=1 => parts::trigonometry;
+    "$atan" 1..=1 => parts::trigonometry;
+    "$atan2" 2..=2 => parts::atan2;
+    "$atanh" 1..=1 => parts::trigonometry;
     "$avg" 0..=MANY => arithmetic::avg;
+    "$binarySize" 1..=1 => parts::binary_size;
     "$bsonSize" 1..=1 => object::bson_size;
     "$ceil" 1..=1 => arithmetic::ceil;
     "$cmp" 2..=2 => |call| Ok(Some(Bson::Int32(order(call) as i32)));
     "$concat" 0..=MANY => string::concat;
     "$concatArrays" 0..=MANY => array::concat_arrays;
+    "$cos" 1..=1 => parts::trigonometry;
+    "$cosh" 1..=1 => parts::trigonometry;
     "$dayOfMonth" 1..=1 => date::part;
     "$dayOfWeek" 1..=1 => date::part;
     "$dayOfYear" 1..=1 => date::part;
+    "$degreesToRadians" 1..=1 => parts::trigonometry;
     "$divide" 2..=2 => arithmetic::divide;
     "$eq" 2..=2 => |call| Ok(Some(Bson::Boolean(order(call).is_eq())));
     "$exp" 1..=1 => arithmetic::real;
@@ -89,6 +100,9 @@ operators! {
     "$indexOfCP" 2..=4 => string::index_of;
     "$isArray" 1..=1 => array::is_array;
     "$isNumber" 1..=1 => types::is_number;
+    "$isoDayOfWeek" 1..=1 => date::part;
+    "$isoWeek" 1..=1 => date::part;
+    "$isoWeekYear" 1..=1 => date::part;
     "$last" 1..=1 => array::last;
     "$ln" 1..=1 => arithmetic::real;
     "$log" 2..=2 => arithmetic::log;
@@ -107,6 +121,7 @@ operators! {
     "$not" 1..=1 => |call| Ok(Some(Bson::Boolean(!truthy(call.get(0)))));
     "$objectToArray" 1..=1 => object::object_to_array;
     "$pow" 2..=2 => arithmetic::pow;
+    "$radiansToDegrees" 1..=1 => parts::trigonometry;
     "$range" 2..=3 => array::range;
     "$reverseArray" 1..=1 => array::reverse_array;
     "$round" 1..=2 => arithmetic::round;
@@ -116,10 +131,14 @@ operators! {
     "$setIntersection" 0..=MANY => set_intersection;
     "$setIsSubset" 2..=2 => set_is_subset;
     "$setUnion" 0..=MANY => set_union;
+    "$sin" 1..=1 => parts::trigonometry;
+    "$sinh" 1..=1 => parts::trigonometry;
     "$size" 1..=1 => array::size;
     "$slice" 2..=3 => array::slice;
     "$split" 2..=2 => string::split;
     "$sqrt" 1..=1 => arithmetic::sqrt;
+    "$stdDevPop" 0..=MANY => parts::deviation;
+    "$stdDevSamp" 0..=MANY => parts::deviation;
     "$strLenBytes" 1..=1 => string::length;
     "$strLenCP" 1..=1 => string::length;
     "$strcasecmp" 2..=2 => string::strcasecmp;
@@ -128,6 +147,8 @@ operators! {
     "$substrCP" 3..=3 => string::substr_cp;
     "$subtract" 2..=2 => arithmetic::subtract;
     "$sum" 0..=MANY => arithmetic::sum;
+    "$tan" 1..=1 => parts::trigonometry;
+    "$tanh" 1..=1 => parts::trigonometry;
     "$toBool" 1..=1 => types::convert_by_name;
     "$toDate" 1..=1 => types::convert_by_name;
     "$toDecimal" 1..=1 => types::convert_by_name;
@@ -142,6 +163,7 @@ operators! {
     "$tsIncrement" 1..=1 => date::timestamp_part;
     "$tsSecond" 1..=1 => date::timestamp_part;
     "$type" 1..=1 => |call| Ok(Some(Bson::String(type_name(call.get(0)).into())));
+    "$week" 1..=1 => date::part;
     "$year" 1..=1 => date::part;
 }
 

@@ -10,12 +10,15 @@ use super::expression::{Expression, Scope};
 use super::path::{LeafArray, Path};
 use super::value::{DocumentRef, ValueRef};
 
+pub(crate) mod failure;
 mod parse;
 mod predicate;
+mod schema;
 #[cfg(test)]
 mod tests;
 
 use predicate::{Comparison, Predicate};
+use schema::Schema;
 
 /// A parsed filter.
 #[derive(Clone, Debug)]
@@ -45,6 +48,7 @@ enum Node {
     /// A predicate on the value at hand, inside `$elemMatch`.
     Value(Predicate),
     Expr(Box<Expression>),
+    Schema(Box<Schema>),
     Constant(bool),
 }
 
@@ -149,14 +153,13 @@ impl Matcher {
         found
     }
 
-    /// The equalities an upsert builds its new document from, in the filter's order: those every match
+    /// The equalities an upsert builds its new document from, in the order of their paths: those every match
     /// must have, also inside `$and`, `$or` and `$in` of one member and `$all` of one value.
     ///
     /// # Errors
     /// `NotSingleValueField` (54) if a path is given two values.
     pub fn equalities(&self) -> Result<Vec<(String, Bson)>, CommandError> {
-        let mut found: Vec<(String, Bson)> = Vec::new();
-        let mut twice = None;
+        let mut given: Vec<(String, Bson)> = Vec::new();
         self.root.each_conjunct(&mut |node| {
             let Node::Path { path, predicate } = node else { return };
             let value = match predicate {
@@ -168,10 +171,18 @@ impl Matcher {
                 }
                 _ => return,
             };
-            let path = path.dotted();
+            given.push((path.dotted().to_owned(), value.clone()));
+        });
+        // Measured: in the order of their names, whatever the filter's.
+        given.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut found: Vec<(String, Bson)> = Vec::new();
+        for (path, value) in given {
             for (known, _) in &found {
-                if known == path || super::update::is_prefix(known, path) || super::update::is_prefix(path, known) {
-                    let message = if known == path {
+                if *known == path
+                    || super::update::is_prefix(known, &path)
+                    || super::update::is_prefix(&path, known)
+                {
+                    let message = if *known == path {
                         format!("cannot infer query fields to set, path '{path}' is matched twice")
                     } else {
                         format!(
@@ -179,12 +190,12 @@ impl Matcher {
                              matched"
                         )
                     };
-                    twice.get_or_insert(CommandError::new(54, message));
+                    return Err(CommandError::new(54, message));
                 }
             }
-            found.push((path.to_owned(), value.clone()));
-        });
-        twice.map_or(Ok(found), Err)
+            found.push((path, value));
+        }
+        Ok(found)
     }
 }
 
@@ -258,6 +269,10 @@ impl Node {
                 let value = expression.evaluate(&Scope::new(&root))?;
                 Ok(value.is_some_and(|value| ValueRef::from(&value).is_truthy()))
             }
+            Node::Schema(schema) => Ok(schema.matches(match subject {
+                Subject::Document(document) => ValueRef::Document(document),
+                Subject::Value(value) => value,
+            })),
             Node::Constant(value) => Ok(*value),
         }
     }

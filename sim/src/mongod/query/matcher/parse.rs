@@ -4,7 +4,7 @@ use bson::Bson;
 
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::query::compare::compare_collated;
-use crate::mongod::query::context::ParseContext;
+use crate::mongod::query::context::{ConstantFailure, ParseContext};
 use crate::mongod::query::expression::Expression;
 use crate::mongod::query::number::{as_exact_i64, as_f64};
 use crate::mongod::query::path::Path;
@@ -13,6 +13,7 @@ use crate::mongod::query::value::{DocumentRef, ValueRef};
 
 use super::Node;
 use super::predicate::{BitTest, Comparison, Operand, Predicate, TypeSet};
+use super::schema::Schema;
 
 /// How deep a filter may nest, as in the server.
 const MAX_DEPTH: usize = 100;
@@ -25,6 +26,13 @@ enum Target<'a> {
 }
 
 impl Target<'_> {
+    fn path(&self) -> &str {
+        match self {
+            Target::Path(path) => path,
+            Target::Value => "",
+        }
+    }
+
     fn node(self, predicate: Predicate) -> Node {
         match self {
             Target::Path(path) => Node::Path { path: Path::new(path), predicate },
@@ -83,8 +91,9 @@ fn parse_document(
                 "and" => nodes.push(Node::All(parse_list(name, value, context, depth)?)),
                 "or" => nodes.push(Node::Any(parse_list(name, value, context, depth)?)),
                 "nor" => nodes.push(Node::Nor(parse_list(name, value, context, depth)?)),
-                "expr" => nodes.push(Node::Expr(Box::new(Expression::parse(value, context)?))),
+                "expr" => nodes.push(parse_expr(value, context)?),
                 "comment" => {}
+                "jsonSchema" => nodes.push(Node::Schema(Box::new(Schema::parse(value)?))),
                 "alwaysTrue" | "alwaysFalse" => {
                     if as_exact_i64(value) != Some(1) {
                         return Err(CommandError::new(
@@ -116,6 +125,17 @@ fn parse_document(
         }
     }
     Ok(Node::All(nodes))
+}
+
+fn parse_expr(value: ValueRef<'_>, context: &ParseContext) -> Result<Node, CommandError> {
+    let mut inner = context.clone();
+    inner.constant_failure = ConstantFailure::default();
+    let expression = Expression::parse(value, &inner)?;
+    let prefix = "Failed to optimize expression :: caused by :: ";
+    if let Err(error) = inner.constant_failure.check(prefix) {
+        context.constant_failure.note(error);
+    }
+    Ok(Node::Expr(Box::new(expression)))
 }
 
 fn parse_list(
@@ -211,7 +231,7 @@ fn parse_operators(
                 let exists = target.node(Predicate::Exists);
                 if value.is_truthy() { exists } else { negated(exists) }
             }
-            "$type" => target.node(Predicate::Type(parse_types(value)?)),
+            "$type" => target.node(Predicate::Type(parse_types(value, target.path())?)),
             "$size" => target.node(Predicate::Size(parse_size(value)?)),
             "$mod" => parse_mod(target, value)?,
             "$regex" => parse_regex(target, operators, value)?,
@@ -227,7 +247,6 @@ fn parse_operators(
             "$bitsAllClear" => parse_bits(target, name, BitTest::AllClear, value)?,
             "$bitsAnySet" => parse_bits(target, name, BitTest::AnySet, value)?,
             "$bitsAnyClear" => parse_bits(target, name, BitTest::AnyClear, value)?,
-            "$comment" => continue,
             _ => return bad_value(format!("unknown operator: {name}")),
         };
         nodes.push(node);
@@ -286,8 +305,11 @@ fn parse_not(
     }
 }
 
-/// The types of a `$type`: a number, an alias, or an array of these.
-pub(in crate::mongod::query) fn parse_types(value: ValueRef<'_>) -> Result<TypeSet, CommandError> {
+/// The types of a `$type`: a number, an alias, or an array of these. `path` is what a message names.
+pub(in crate::mongod::query) fn parse_types(
+    value: ValueRef<'_>,
+    path: &str,
+) -> Result<TypeSet, CommandError> {
     let mut types = TypeSet { numbers: Vec::new(), any_number: false };
     let mut add = |value: ValueRef<'_>| -> Result<(), CommandError> {
         match value {
@@ -323,7 +345,7 @@ pub(in crate::mongod::query) fn parse_types(value: ValueRef<'_>) -> Result<TypeS
     if types.numbers.is_empty() && !types.any_number {
         return Err(CommandError::new(
             error::FAILED_TO_PARSE,
-            "$type must match at least one type",
+            format!("{path} must match at least one type"),
         ));
     }
     Ok(types)
@@ -488,13 +510,13 @@ fn parse_bits(
     let mut positions = Vec::new();
     match value {
         ValueRef::Array(array) => {
-            for member in array.iter() {
+            for (place, member) in array.iter().enumerate() {
                 match as_exact_i64(member) {
                     Some(position) if position >= 0 => positions.push(position as u64),
                     _ => {
                         return bad_value(format!(
                             "Failed to parse bit position. Expected a non-negative number in: {}",
-                            element()
+                            crate::mongod::query::text::element_text(&place.to_string(), member)
                         ));
                     }
                 }
@@ -511,7 +533,13 @@ fn parse_bits(
             Some(mask) if mask >= 0 => {
                 positions.extend((0..64_u64).filter(|bit| mask >> bit & 1 == 1));
             }
-            _ => {
+            None => {
+                return Err(CommandError::new(
+                    error::FAILED_TO_PARSE,
+                    format!("Expected an integer: {}", element()),
+                ));
+            }
+            Some(_) => {
                 return Err(CommandError::new(
                     error::FAILED_TO_PARSE,
                     format!("Expected a non-negative number in: {}", element()),
@@ -520,7 +548,8 @@ fn parse_bits(
         },
         _ => {
             return bad_value(format!(
-                "{name} takes an Array, a number, or a BinData but received: {}",
+                "{} takes an Array, a number, or a BinData but received: {}",
+                target.path(),
                 element()
             ));
         }

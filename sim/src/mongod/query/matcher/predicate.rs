@@ -91,6 +91,13 @@ impl Predicate {
     ) -> Result<bool, CommandError> {
         let Some(value) = value else {
             return Ok(match self {
+                // The two ends of the order compare with everything, missing fields too.
+                Predicate::Compare(comparison, operand) if operand.value == Bson::MinKey => {
+                    matches!(comparison, Comparison::Gt | Comparison::Gte)
+                }
+                Predicate::Compare(comparison, operand) if operand.value == Bson::MaxKey => {
+                    matches!(comparison, Comparison::Lt | Comparison::Lte)
+                }
                 Predicate::Compare(Comparison::Gt | Comparison::Lt, _) => false,
                 Predicate::Compare(_, operand) => operand.value == Bson::Null,
                 Predicate::In { values, .. } => values.contains(&Bson::Null),

@@ -294,7 +294,6 @@ fn keep_matched(
             *array = vec![array.swap_remove(index)];
             Ok(())
         }
-        _ if index.is_none() => Err(missing()),
         _ => Ok(()),
     }
 }

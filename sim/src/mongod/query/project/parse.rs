@@ -2,7 +2,7 @@
 
 use bson::{Bson, Document};
 
-use crate::mongod::error::{self, CommandError};
+use crate::mongod::error::CommandError;
 use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::expression::Expression;
 use crate::mongod::query::matcher::Matcher;
@@ -155,6 +155,15 @@ impl Parser<'_> {
     }
 
     fn parse_flag(&mut self, path: &str, include: bool) -> Result<(), CommandError> {
+        if self.syntax == ProjectionSyntax::Find && path.contains(".$.") {
+            return Err(CommandError::new(
+                31394,
+                "As of 4.4, it's illegal to specify positional operator in the middle of a \
+                 path.Positional projection may only be used at the end, for example: a.b.$. If the \
+                 query previously used a form like a.b.$.d, remove the parts following the '$' and the \
+                 results will be equivalent.",
+            ));
+        }
         if path == "_id" {
             if self.id.is_some() {
                 return Err(CommandError::new(31250, "Path collision at _id"));
@@ -209,10 +218,18 @@ impl Parser<'_> {
                 }
                 "$elemMatch" => return self.parse_elem_match(path, argument),
                 "$meta" => {
-                    return Err(CommandError::new(
-                        error::BAD_VALUE,
-                        format!("unsupported $meta projection: {}", value_text(argument)),
-                    ));
+                    let known = ["textScore", "geoNearDistance", "geoNearPoint", "searchScore"];
+                    let name = argument.as_str().unwrap_or_default();
+                    return Err(match known.contains(&name) {
+                        true => CommandError::new(
+                            40218,
+                            "query requires text score metadata, but it is not available",
+                        ),
+                        false => CommandError::new(
+                            17308,
+                            format!("Unsupported argument to $meta: {name}"),
+                        ),
+                    });
                 }
                 _ => {}
             }
@@ -225,7 +242,19 @@ impl Parser<'_> {
             return Err(CommandError::new(31252, message));
         }
         self.mode = Some(Mode::Include);
-        let expression = Expression::parse(value, self.context)?;
+        let expression = Expression::parse(value, self.context).map_err(|error| {
+            // A find has words of its own for an operator that stands right at the field.
+            let first = value.as_document().and_then(|document| document.iter().next());
+            match first {
+                Some((name, _))
+                    if self.syntax == ProjectionSyntax::Find
+                        && error.message == format!("Unrecognized expression '{name}'") =>
+                {
+                    CommandError::new(31325, format!("Unknown expression {name}"))
+                }
+                _ => error,
+            }
+        })?;
         if path == "_id" {
             self.id = Some(false);
         }
@@ -234,7 +263,10 @@ impl Parser<'_> {
 
     fn parse_elem_match(&mut self, path: &str, value: ValueRef<'_>) -> Result<(), CommandError> {
         let ValueRef::Document(_) = value else {
-            let message = "elemMatch: Invalid argument, object required.";
+            let message = format!(
+                "elemMatch: Invalid argument, object required, but got {}",
+                value.type_name()
+            );
             return Err(CommandError::new(31274, message));
         };
         if path.contains('.') {
@@ -281,8 +313,10 @@ fn parse_slice(value: ValueRef<'_>) -> Result<Option<Action>, CommandError> {
     let ValueRef::Array(array) = value else {
         let message = format!(
             "Invalid $slice syntax. The given syntax {} did not match the find() syntax because :: \
-             Location31273: $slice only supports numbers and [skip, limit] arrays",
-            value_text(value)
+             Location31273: $slice only supports numbers and [skip, limit] arrays :: The given syntax \
+             did not match the expression $slice syntax. :: caused by :: Expression $slice takes at \
+             least 2 arguments, and at most 3, but 1 were passed in.",
+            format_args!("{{ $slice: {} }}", value_text(value))
         );
         return Err(CommandError::new(28667, message));
     };
@@ -290,7 +324,6 @@ fn parse_slice(value: ValueRef<'_>) -> Result<Option<Action>, CommandError> {
         [Some(skip), Some(limit)] if *limit > 0 => {
             Ok(Some(Action::Slice { skip: Some(*skip), limit: *limit }))
         }
-        [Some(_), Some(_)] => Err(CommandError::new(31272, "$slice limit must be positive")),
         _ => Ok(None),
     }
 }

@@ -103,7 +103,7 @@ fn mixtures_and_collisions_are_refused() {
         (doc! { "a": 0, "b": 1 }, 31253, "Cannot do inclusion on field b in exclusion projection"),
         (doc! { "a": 1, "a.b": 1 }, 31249, "Path collision at a.b remaining portion b"),
         (doc! { "a.b": 1, "a": 1 }, 31250, "Path collision at a"),
-        (doc! { "a": { "$foo": 1 } }, 168, "Unrecognized expression '$foo'"),
+        (doc! { "a": { "$foo": 1 } }, 31325, "Unknown expression $foo"),
     ] {
         let refused = find(spec.clone()).unwrap_err();
         assert_eq!((refused.code, refused.message.as_str()), (code, message), "{spec}");

@@ -8,7 +8,7 @@ use super::compare::{identical, identical_documents};
 use super::context::ParseContext;
 use super::diff::{Touched, diff, guided_diff, versioned};
 use super::matcher::Matcher;
-use super::text::{document_text, element_text};
+use super::text::element_text;
 use super::transform::Transform;
 use super::value::{DocumentRef, ValueRef, to_raw};
 
@@ -21,6 +21,7 @@ mod tests;
 
 use operator::Modification;
 use parse::ArrayFilter;
+pub use parse::check_stages;
 
 /// A parsed update.
 #[derive(Clone, Debug)]
@@ -244,6 +245,6 @@ pub fn fill_empty_timestamps(document: &mut Document, now: Timestamp) {
 fn id_text(document: &Document) -> String {
     match document.get("_id") {
         Some(id) => format!("{{{}}}", element_text("_id", id.into())),
-        None => document_text(DocumentRef::from(document)),
+        None => "{no id}".to_owned(),
     }
 }

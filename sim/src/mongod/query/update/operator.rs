@@ -92,6 +92,20 @@ impl Modification {
             return self.rename(document, to, touched);
         }
         for path in self.resolve(document, filters, position)? {
+            let takes_out = matches!(
+                self.operator,
+                Operator::Pop { .. } | Operator::Pull(_) | Operator::PullAll(_)
+            );
+            if takes_out && let Some((part, name, value)) = place::blocked(document, &path) {
+                return Err(CommandError::new(
+                    error::PATH_NOT_VIABLE,
+                    format!(
+                        "Cannot use the part ({part}) of ({}) to traverse the element ({{{}}})",
+                        path.join("."),
+                        element_text(name, value.into())
+                    ),
+                ));
+            }
             let change = self.change(place::get(document, &path), document)?;
             match change {
                 Change::None => {}
@@ -382,7 +396,7 @@ impl Modification {
                         format!(
                             "Cannot apply $bit to a value of non-integral type.{} has the field {} \
                              of non-integer type {}",
-                            id_text(document),
+                            id_text(document).trim_matches(['{', '}']),
                             self.last_name(),
                             ValueRef::from(other).type_name()
                         ),
@@ -418,7 +432,23 @@ impl Modification {
                 }
             }
         }
+        if let Some((_, name, value)) = place::blocked(document, &from) {
+            return Err(CommandError::new(
+                error::PATH_NOT_VIABLE,
+                format!(
+                    "cannot use the part ({name} of {}) to traverse the element ({{{}}})",
+                    self.dotted,
+                    element_text(name, value.into())
+                ),
+            ));
+        }
         let Some(value) = place::get(document, &from).cloned() else { return Ok(()) };
+        if to == ["_id"] || from == ["_id"] {
+            return Err(CommandError::new(
+                error::IMMUTABLE_FIELD,
+                "Performing an update on the path '_id' would modify the immutable field '_id'",
+            ));
+        }
         place::unset(document, &from);
         place::set(document, to, value)?;
         touched.add(&from);

@@ -51,7 +51,7 @@ pub(super) fn parse(
         ValueRef::Document(document) => document,
         ValueRef::Array(stages) => {
             if !array_filters.is_empty() {
-                return failed("arrayFilters may not be specified for pipeline-syle updates");
+                return failed("arrayFilters may not be specified for pipeline-style updates");
             }
             return parse_pipeline(stages, context).map(Kind::Pipeline);
         }
@@ -84,6 +84,29 @@ pub(super) fn parse(
     modifications.sort_by(|a, b| compare_paths(&a.dotted, &b.dotted));
     check_filters(&modifications, &filters, document)?;
     Ok(Kind::Operators { modifications, filters })
+}
+
+/// What of a pipeline the command itself is refused for, not only its statement.
+///
+/// # Errors
+/// 14 TypeMismatch, 40323, 40324.
+pub fn check_stages(stages: ArrayRef<'_>) -> Result<(), CommandError> {
+    for stage in stages.iter() {
+        let ValueRef::Document(stage) = stage else {
+            let message = "Each element of the 'pipeline' array must be an object";
+            return Err(CommandError::new(error::TYPE_MISMATCH, message));
+        };
+        let mut fields = stage.iter();
+        let (Some((name, _)), None) = (fields.next(), fields.next()) else {
+            let message = "A pipeline stage specification object must contain exactly one field.";
+            return Err(CommandError::new(40323, message));
+        };
+        if !crate::mongod::query::aggregate::is_stage(name) {
+            let message = format!("Unrecognized pipeline stage name: '{name}'");
+            return Err(CommandError::new(40324, message));
+        }
+    }
+    Ok(())
 }
 
 fn parse_pipeline(
@@ -142,7 +165,16 @@ fn parse_array_filters(
                 "Found multiple array filters with the same top-level field name {identifier}"
             ));
         }
-        let matcher = Matcher::parse(*filter, context)?;
+        if let Some(other) = other_name(*filter, &identifier) {
+            return failed(format!(
+                "Error parsing array filter :: caused by :: Expected a single top-level field name, \
+                 found '{identifier}' and '{other}'"
+            ));
+        }
+        let matcher = Matcher::parse(*filter, context).map_err(|error| CommandError {
+            message: format!("Error parsing array filter :: caused by :: {}", error.message),
+            ..error
+        })?;
         parsed.push(ArrayFilter { identifier, matcher });
     }
     Ok(parsed)
@@ -162,6 +194,27 @@ fn first_name(filter: DocumentRef<'_>) -> Option<String> {
                 }
             }
             _ => {}
+        }
+    }
+    None
+}
+
+/// A first component that is not `identifier`, inside logical operators too.
+fn other_name(filter: DocumentRef<'_>, identifier: &str) -> Option<String> {
+    for (name, value) in filter.iter() {
+        if !name.starts_with('$') {
+            let first = name.split('.').next().unwrap_or(name);
+            if first != identifier {
+                return Some(first.to_owned());
+            }
+        } else if let ValueRef::Array(members) = value {
+            let other = members
+                .iter()
+                .filter_map(ValueRef::as_document)
+                .find_map(|member| other_name(member, identifier));
+            if other.is_some() {
+                return other;
+            }
         }
     }
     None
@@ -324,6 +377,12 @@ fn parse_operator(
             "$push" => Operator::Push(parse_push(value, context)?),
             "$addToSet" => Operator::AddToSet(parse_each(value)?),
             "$pop" => {
+                if !value.is_number() {
+                    return failed(format!(
+                        "Expected a number in: {}",
+                        element_text(dotted, value)
+                    ));
+                }
                 let Some(number) =
                     as_f64(value).map(f64::trunc).filter(|number| number.abs() == 1.0)
                 else {
@@ -374,13 +433,18 @@ fn parse_path(dotted: &str) -> Result<Vec<Component>, CommandError> {
             part => match part.strip_prefix("$[").and_then(|part| part.strip_suffix(']')) {
                 Some(identifier) => Component::Filtered(identifier.to_owned()),
                 None if part.starts_with('$') && !matches!(part, "$ref" | "$id" | "$db") => {
-                    return Err(CommandError::new(
-                        error::DOLLAR_PREFIXED_FIELD_NAME,
-                        format!(
+                    let message = match path.is_empty() {
+                        true => format!(
+                            "The dollar ($) prefixed field '{part}' in '{dotted}' is not allowed in the \
+                             context of an update's replacement document. Consider using an aggregation \
+                             pipeline with $replaceWith."
+                        ),
+                        false => format!(
                             "The dollar ($) prefixed field '{part}' in '{dotted}' is not valid for \
                              storage."
                         ),
-                    ));
+                    };
+                    return Err(CommandError::new(error::DOLLAR_PREFIXED_FIELD_NAME, message));
                 }
                 None => Component::Name(part.to_owned()),
             },
@@ -514,14 +578,24 @@ fn parse_push(value: ValueRef<'_>, context: &ParseContext) -> Result<Push, Comma
                     ));
                 }
             },
+            "$position" if !value.is_number() => {
+                return bad_value(format!(
+                    "The value for $position must be an integer value, not of type: {}",
+                    value.type_name()
+                ));
+            }
             "$position" => push.position = Some(whole("$position", value)?),
             "$slice" => push.slice = Some(whole("$slice", value)?),
             "$sort" => {
                 push.sort = Some(SortBy::parse(value, context.collation).map_err(|_| {
-                    CommandError::new(
-                        error::BAD_VALUE,
-                        "The $sort element value must be either 1 or -1",
-                    )
+                    let message = match value {
+                        ValueRef::Document(pattern) if pattern.is_empty() => {
+                            "The sort pattern is empty when it should be a set of fields."
+                        }
+                        ValueRef::Document(_) => "The sort element value must be either 1 or -1",
+                        _ => "The $sort element value must be either 1 or -1",
+                    };
+                    CommandError::new(error::BAD_VALUE, message)
                 })?);
             }
             _ => return bad_value(format!("Unrecognized clause in $push: {name}")),
@@ -542,9 +616,10 @@ fn parse_each(value: ValueRef<'_>) -> Result<Vec<Bson>, CommandError> {
                 other.type_name()
             ),
         )),
-        [("$each", _), (name, _), ..] => {
-            bad_value(format!("Found unexpected fields after $each in $addToSet: {name}"))
-        }
+        [("$each", _), ..] => bad_value(format!(
+            "Found unexpected fields after $each in $addToSet: {}",
+            document_text(document)
+        )),
         _ => Ok(vec![value.to_bson()]),
     }
 }
@@ -552,7 +627,20 @@ fn parse_each(value: ValueRef<'_>) -> Result<Vec<Bson>, CommandError> {
 fn parse_pull(value: ValueRef<'_>, context: &ParseContext) -> Result<Pull, CommandError> {
     match value {
         ValueRef::Document(condition) => {
-            let matcher = Box::new(Matcher::parse_value_condition(condition, context)?);
+            let parsed = Matcher::parse_value_condition(condition, context).map_err(|error| {
+                // What is no operator of values is taken for one of filters.
+                match error.message.strip_prefix("unknown operator: ") {
+                    Some(name) => CommandError::new(
+                        error.code,
+                        format!(
+                            "unknown top level operator: {name}. If you have a field name that starts \
+                             with a '$' symbol, consider using $getField or $setField."
+                        ),
+                    ),
+                    None => error,
+                }
+            });
+            let matcher = Box::new(parsed?);
             let operators = condition.iter().next().is_some_and(|(name, _)| name.starts_with('$'));
             Ok(if operators { Pull::Matching(matcher) } else { Pull::Documents(matcher) })
         }

@@ -19,6 +19,23 @@ pub(super) fn get<'a>(document: &'a Document, path: &[String]) -> Option<&'a Bso
     })
 }
 
+/// Where a path runs against a scalar: the part that cannot be followed, and the name and value of the
+/// scalar before it.
+pub(super) fn blocked<'a, 'p>(
+    document: &'a Document,
+    path: &'p [String],
+) -> Option<(&'p str, &'p str, &'a Bson)> {
+    let mut value = document.get(&path[0])?;
+    for (before, name) in path.iter().zip(&path[1..]) {
+        value = match value {
+            Bson::Document(document) => document.get(name)?,
+            Bson::Array(array) => array.get(array_index(name)?)?,
+            scalar => return Some((name, before, scalar)),
+        };
+    }
+    None
+}
+
 /// Puts `value` at `path`, making the documents that are missing on the way.
 pub(super) fn set(
     document: &mut Document,
