@@ -55,6 +55,7 @@ pub mod error;
 pub mod event;
 mod executor;
 mod extended_json;
+pub mod logging;
 mod monitor;
 pub mod operation;
 pub mod options;

@@ -150,9 +150,10 @@ impl Client {
         options: impl IntoClientOptions,
         transport: Arc<dyn Transport>,
     ) -> Result<Self> {
-        let options = options.into_client_options()?;
+        let mut options = options.into_client_options()?;
         options.validate()?;
         refuse_unsupported(&options)?;
+        crate::logging::attach(&mut options);
         let cluster = Cluster::new(transport, options)?;
         cluster.open();
         Ok(Client { handle: Arc::new(Handle { cluster }) })

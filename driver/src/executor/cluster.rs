@@ -15,6 +15,7 @@ use super::stats::Counters;
 use crate::connection::add_server_api;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{CommandEvent, EventHandler, SdamEvent};
+use crate::logging::selection::Search;
 use crate::monitor::{MonitorHandle, Pace, watch};
 use crate::operation::{BodyWriter, Target};
 use crate::options::{ClientOptions, ReadPreferenceMode, SelectionCriteria, ServerMonitoringMode};
@@ -314,10 +315,33 @@ impl Cluster {
         target: &Target,
         avoid: &[ServerAddress],
         limit: Option<Instant>,
+        search: Option<&Search<'_>>,
+    ) -> Result<Selected> {
+        let Some(search) = search else {
+            return self.search(target, avoid, limit, |_, _| {}).await;
+        };
+        search.started(&self.description());
+        let told = |topology: &TopologyDescription, left| search.waiting(topology, left);
+        let result = self.search(target, avoid, limit, told).await;
+        match &result {
+            Ok(selected) => search.succeeded(&selected.topology, selected.server.address()),
+            Err(error) => search.failed(&self.description(), error),
+        }
+        result
+    }
+
+    /// The search itself; `waits` is told once if nobody suits at first.
+    async fn search(
+        self: &Arc<Self>,
+        target: &Target,
+        avoid: &[ServerAddress],
+        limit: Option<Instant>,
+        waits: impl Fn(&TopologyDescription, Duration),
     ) -> Result<Selected> {
         let timeout = self.options.server_selection_timeout_or_default();
         // With a limit the time for a connection is a part of the time for selection.
         let mut by = limit.map(|limit| limit.min(self.now() + timeout));
+        let mut waited = false;
         loop {
             self.revive_monitors();
             let seen = self.changed.version();
@@ -339,6 +363,9 @@ impl Cluster {
             let by = *by.get_or_insert_with(|| now + timeout);
             if now >= by {
                 return Err(self.selection_timeout(&snapshot.description, target, timeout));
+            }
+            if !std::mem::replace(&mut waited, true) {
+                waits(&snapshot.description, by - now);
             }
             self.check_all_now(&snapshot.servers);
             let changed = self.changed.passed(seen);

@@ -26,6 +26,7 @@ use self::stats::InFlight;
 pub use self::stats::ServerStats;
 use self::tell::Told;
 use crate::error::{Attempt, Error, ErrorKind, Phase, Result, labels};
+use crate::logging::selection::Search;
 use crate::operation::{Command, MaxTime, Retry, Target, millis, no_reply};
 use crate::options::{DEFAULT_MAX_ADAPTIVE_RETRIES, ReadPreferenceMode};
 use crate::pool::Lease;
@@ -147,7 +148,14 @@ impl Operation<'_> {
         in_transaction: bool,
     ) -> std::result::Result<Reply, Box<Failure>> {
         let (cluster, command) = (self.cluster, self.command);
-        let selected = cluster.select(&command.target, avoid, self.scope.limit).await;
+        let search = cluster
+            .options()
+            .logging
+            .as_ref()
+            .filter(|log| log.server_selection.is_some())
+            .map(|log| Search { log, command, operation_id: self.scope.id });
+        let selected =
+            cluster.select(&command.target, avoid, self.scope.limit, search.as_ref()).await;
         let selected = selected.map_err(|error| {
             let error = match in_transaction && error.is_server_selection() {
                 true => error.with_label(labels::TRANSIENT_TRANSACTION_ERROR),

@@ -25,6 +25,7 @@ pub use read_preference::{
 
 use crate::error::{Error, Result};
 use crate::event::{CmapEvent, CommandEvent, EventHandler, SdamEvent};
+pub use crate::logging::{LogLevel, LogOptions};
 pub use crate::telemetry::TracingOptions;
 use crate::uri::ServerAddress;
 
@@ -117,6 +118,8 @@ pub struct ClientOptions {
     pub socket_timeout: Option<Duration>,
     /// `timeoutMS`: the one deadline of a whole operation; zero is no limit.
     pub timeout: Option<Duration>,
+    /// What the driver says of its work in words, and to whom; default: nothing.
+    pub logging: Option<LogOptions>,
     /// Whether spans are made of operations and commands, and by whom; default: not.
     pub tracing: Option<TracingOptions>,
     /// `tls` and its companions.

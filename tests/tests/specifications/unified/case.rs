@@ -15,7 +15,7 @@ use super::deployment::{Deployment, Way};
 use super::entities::{Entities, Entity};
 use super::observer::{Family, check_events};
 use super::requirements::Facts;
-use super::{Failure, Operation, Outcome, documents, perform, spans};
+use super::{Failure, Operation, Outcome, documents, logs, perform, spans};
 
 /// How long a case may take, on the clock of its deployment.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
@@ -223,8 +223,11 @@ impl Case {
             spans::check(&documents(&expected, "spans"), &found, ignore_extra, &self.entities)
                 .map_err(|problem| Failure::test(format!("spans of {name}: {problem}")))?;
         }
-        if test.contains_key("expectLogMessages") {
-            return Err(Failure::test("logs are not supported by the driver yet"));
+        for expected in documents(test, "expectLogMessages") {
+            let name = expected.get_str("client").unwrap_or_default();
+            let found = self.entities.client(name)?.observer.messages();
+            logs::check(&expected, &found, &self.entities)
+                .map_err(|problem| Failure::test(format!("messages of {name}: {problem}")))?;
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bson::{Bson, Document};
 use stepdown_driver::client::{ChangeStream, CollectionOptions, SessionOptions};
-use stepdown_driver::options::{ServerApi, ServerApiVersion};
+use stepdown_driver::event::EventHandler;
+use stepdown_driver::options::{LogLevel, LogOptions, ServerApi, ServerApiVersion};
 use stepdown_driver::sdam::TopologyDescription;
 use stepdown_driver::telemetry::{SpanRecorder, TracingOptions};
 use stepdown_driver::{Client, ClientSession, Collection, Cursor, Database, TransactionOptions};
@@ -339,7 +340,7 @@ impl ThreadEntity {
 async fn make_client(id: &str, about: &Document, way: &Way) -> Result<Arc<ClientEntity>, Failure> {
     let none = Document::new();
     let uri_options = about.get_document("uriOptions").unwrap_or(&none);
-    for unsupported in ["autoEncryptOpts", "observeLogMessages"] {
+    for unsupported in ["autoEncryptOpts"] {
         if about.contains_key(unsupported) {
             return Err(Failure::test(format!("{unsupported} is not supported by the driver yet")));
         }
@@ -362,6 +363,9 @@ async fn make_client(id: &str, about: &Document, way: &Way) -> Result<Arc<Client
         options.tracing = Some(if payload { made.query_text(QUERY_TEXT_LENGTH) } else { made });
     }
     let observer = Observer::new(about);
+    if let Ok(levels) = about.get_document("observeLogMessages") {
+        options.logging = Some(log_options(levels, &observer));
+    }
     observer.attach(&mut options);
     let min_pool_size = options.min_pool_size.unwrap_or(0);
     let client = Client::with_transport(options, way.transport(id))?;
@@ -380,6 +384,21 @@ async fn make_client(id: &str, about: &Document, way: &Way) -> Result<Arc<Client
     });
     let stored = stored.collect();
     Ok(Arc::new(ClientEntity { client, observer, stored, spans }))
+}
+
+/// Records what is said of the components a test asks for. Documents are shown whole.
+fn log_options(levels: &Document, observer: &Arc<Observer>) -> LogOptions {
+    let level = |component: &str| levels.get_str(component).ok().and_then(LogLevel::named);
+    let observer = observer.clone();
+    let handler = EventHandler::callback(move |message| observer.log(message));
+    let mut options = LogOptions::new(LogLevel::Trace, handler);
+    options.command = level("command");
+    options.topology = level("topology");
+    options.server_selection = level("serverSelection");
+    options.connection = level("connection");
+    // What is cut off is no longer Extended JSON.
+    options.max_document_length = usize::MAX;
+    options
 }
 
 /// Waits until the pool of each data-bearing server has as many connections as it shall have.

@@ -8,6 +8,7 @@ mod arguments;
 mod case;
 mod deployment;
 mod entities;
+mod logs;
 mod matching;
 mod observer;
 mod perform;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bson::{Bson, Document, doc};
 use stepdown_driver::event::{CmapEvent, CommandEvent, EventHandler, SdamEvent};
+use stepdown_driver::logging::LogMessage;
 use stepdown_driver::options::ClientOptions;
 
 use super::matching::{Names, matches};
@@ -59,7 +60,7 @@ pub struct Observer {
 #[derive(Debug, Default)]
 struct Recording {
     events: Vec<Event>,
-    /// The documents of all started commands, for the `lsid` of the last two.
+    messages: Vec<LogMessage>,
     stopped: bool,
 }
 
@@ -107,7 +108,9 @@ impl Observer {
 
     /// Forgets what was recorded so far.
     pub fn clear(&self) {
-        self.lock().events.clear();
+        let mut recording = self.lock();
+        recording.events.clear();
+        recording.messages.clear();
     }
 
     /// Records nothing from now on.
@@ -119,6 +122,25 @@ impl Observer {
     pub fn events(&self, family: Family) -> Vec<Event> {
         let events = self.lock();
         events.events.iter().filter(|event| event.family() == family).cloned().collect()
+    }
+
+    /// Takes a log message.
+    pub fn log(&self, message: LogMessage) {
+        // The runner's own fail points are not what tests look at.
+        let own = message.fields.get_str("commandName").is_ok_and(|it| it == "configureFailPoint");
+        let ignored = message
+            .fields
+            .get_str("commandName")
+            .is_ok_and(|name| self.ignored_commands.iter().any(|ignored| ignored == name));
+        let mut recording = self.lock();
+        if !recording.stopped && !own && !ignored {
+            recording.messages.push(message);
+        }
+    }
+
+    /// The log messages so far.
+    pub fn messages(&self) -> Vec<LogMessage> {
+        self.lock().messages.clone()
     }
 
     /// How many observed events match `expected` (`{ poolClearedEvent: {} }`).
