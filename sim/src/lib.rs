@@ -9,6 +9,8 @@ pub mod random;
 pub mod scenario;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "snapshot")]
+pub mod snapshot;
 pub mod trace;
 pub mod transport;
 pub mod world;
