@@ -37,6 +37,12 @@ Exit codes of `run`:
   2  wrong usage
   3  the file is wrong: line and column are on stderr";
 
+const SCHEMA_HELP: &str = "\
+An editor with a TOML language server completes keys and marks mistakes by it. With Taplo (Even Better TOML):
+  stepdown schema > scenario.schema.json
+and, as the first line of a scenario file:
+  #:schema ./scenario.schema.json";
+
 #[derive(Subcommand)]
 enum Command {
     /// Run scenario files and print their timelines, or compare them with recorded ones
@@ -45,6 +51,9 @@ enum Command {
     Record(record::RecordArguments),
     /// Play many seeds of random faults, check everything, report what breaks
     Explore(explore::ExploreArguments),
+    /// Print the JSON Schema of scenario files, for editors
+    #[command(after_help = SCHEMA_HELP)]
+    Schema,
     /// Serve a simulated set on real ports
     Serve(serve::ServeArguments),
     /// Break and mend a set being served
@@ -57,6 +66,10 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Record(arguments) => record::record(&arguments),
         Command::Explore(arguments) => explore::explore(arguments),
+        Command::Schema => {
+            print!("{}", stepdown::scenario::Scenario::JSON_SCHEMA);
+            ExitCode::SUCCESS
+        }
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Ctl(arguments) => ctl::ctl(arguments),
     }

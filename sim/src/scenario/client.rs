@@ -7,17 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
-use stepdown_driver::client::{Client, Collection, CollectionOptions};
+use stepdown_driver::client::{
+    ChangeStream, Client, ClientSession, Collection, CollectionOptions, SessionOptions,
+};
 use stepdown_driver::error::Result;
 use stepdown_driver::event::{CommandEvent, ConnectionInfo, EventHandler, SdamEvent};
 use stepdown_driver::options::{
-    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, WriteConcern,
+    Acknowledgment, ClientOptions, FullDocumentType, ReadConcern, ReadPreference, ReturnDocument,
+    WriteConcern,
 };
 use stepdown_driver::sdam::ServerType;
 
 use super::describe;
 use super::format::{
-    Acknowledgement, Load, LoadKind, Namespace, OperationKind, ReadMode, ReadSpec, WriteConcernSpec,
+    Acknowledgement, Load, LoadKind, Modification, Namespace, OperationKind, ReadMode, ReadSpec,
+    Watch, Watched, WriteConcernSpec,
 };
 use super::judge::{Answer, describe_error};
 use crate::trace::{EventKind, MemberState};
@@ -124,25 +128,41 @@ impl ScenarioClient {
         &self,
         kind: &OperationKind,
         retry_for: Option<Duration>,
+        session: Option<&ClientSession>,
     ) -> Result<Answer> {
         match retry_for {
-            None => self.perform_once(kind).await,
+            None => self.perform_once(kind, session).await,
             Some(limit) => {
-                self.client.with_reconnect_for(limit, move || self.perform_once(kind)).await
+                let again = move || self.perform_once(kind, session);
+                self.client.with_reconnect_for(limit, again).await
             }
         }
     }
 
-    async fn perform_once(&self, kind: &OperationKind) -> Result<Answer> {
+    async fn perform_once(
+        &self,
+        kind: &OperationKind,
+        session: Option<&ClientSession>,
+    ) -> Result<Answer> {
+        /// Runs an action in the session, if there is one.
+        macro_rules! run {
+            ($action:expr) => {{
+                let action = $action;
+                match session {
+                    Some(session) => action.session(session).await,
+                    None => action.await,
+                }
+            }};
+        }
         match kind {
             OperationKind::Insert { into, documents, write_concern } => {
                 let collection = self.writing(into, write_concern.as_ref());
                 let inserted = match documents.as_slice() {
                     [document] => {
-                        collection.insert_one(document).await?;
+                        run!(collection.insert_one(document))?;
                         1
                     }
-                    documents => collection.insert_many(documents).await?.inserted_ids.len() as i64,
+                    documents => run!(collection.insert_many(documents))?.inserted_ids.len() as i64,
                 };
                 Ok(number(inserted))
             }
@@ -154,8 +174,7 @@ impl ScenarioClient {
                 if let Some(limit) = limit {
                     find = find.limit(*limit);
                 }
-                let documents: Vec<Document> = find.await?.try_collect().await?;
-                Ok(Answer { number: Some(documents.len() as i64), documents })
+                found(run!(find)?.try_collect().await?)
             }
             OperationKind::Update { of, filter, change, many, upsert, write_concern } => {
                 let collection = self.writing(of, write_concern.as_ref());
@@ -163,9 +182,47 @@ impl ScenarioClient {
                     true => collection.update_many(filter.clone(), change.clone()),
                     false => collection.update_one(filter.clone(), change.clone()),
                 };
-                let result = update.upsert(*upsert).await?;
+                let result = run!(update.upsert(*upsert))?;
                 let upserted = u64::from(result.upserted_id.is_some());
                 Ok(number((result.matched_count + upserted) as i64))
+            }
+            OperationKind::Replace { of, filter, document, upsert, write_concern } => {
+                let collection = self.writing(of, write_concern.as_ref());
+                let replace = collection.replace_one(filter.clone(), document.clone());
+                let result = run!(replace.upsert(*upsert))?;
+                let upserted = u64::from(result.upserted_id.is_some());
+                Ok(number((result.matched_count + upserted) as i64))
+            }
+            OperationKind::FindAndModify {
+                of,
+                filter,
+                modification,
+                sort,
+                upsert,
+                new,
+                write_concern,
+            } => {
+                let collection = self.writing(of, write_concern.as_ref());
+                let filter = filter.clone();
+                let mut action = match modification {
+                    Modification::Change(change) => {
+                        collection.find_one_and_update(filter, change.clone())
+                    }
+                    Modification::Replace(document) => {
+                        collection.find_one_and_replace(filter, document.clone())
+                    }
+                    Modification::Remove => collection.find_one_and_delete(filter),
+                };
+                if let Some(sort) = sort {
+                    action = action.sort(sort.clone());
+                }
+                if *upsert {
+                    action = action.upsert(true);
+                }
+                if *new {
+                    action = action.return_document(ReturnDocument::After);
+                }
+                found(run!(action)?.into_iter().collect())
             }
             OperationKind::Delete { from, filter, many, write_concern } => {
                 let collection = self.writing(from, write_concern.as_ref());
@@ -173,20 +230,104 @@ impl ScenarioClient {
                     true => collection.delete_many(filter.clone()),
                     false => collection.delete_one(filter.clone()),
                 };
-                Ok(number(delete.await?.deleted_count as i64))
+                Ok(number(run!(delete)?.deleted_count as i64))
             }
             OperationKind::Count { of, filter, read } => {
-                let count = self.reading(of, read).count_documents(filter.clone()).await?;
+                let count = run!(self.reading(of, read).count_documents(filter.clone()))?;
                 Ok(number(count as i64))
+            }
+            OperationKind::Aggregate { of, pipeline, read, write_concern } => {
+                let mut collection = self.reading(of, read);
+                if let Some(concern) = write_concern {
+                    collection = collection.with_write_concern(self::write_concern(concern));
+                }
+                found(run!(collection.aggregate(pipeline.clone()))?.try_collect().await?)
+            }
+            OperationKind::Distinct { of, field, filter, read } => {
+                let distinct = self.reading(of, read).distinct(field, filter.clone());
+                let values: Vec<Bson> = run!(distinct)?;
+                let documents = vec![doc! { "values": values.clone() }];
+                Ok(Answer { number: Some(values.len() as i64), documents })
             }
             OperationKind::Command { database, command, read } => {
                 let mut run = self.client.database(database).run_command(command.clone());
                 if let Some(mode) = read.mode {
                     run = run.selection_criteria(preference(mode));
                 }
-                Ok(Answer { number: None, documents: vec![run.await?] })
+                Ok(Answer { number: None, documents: vec![run!(run)?] })
             }
         }
+    }
+
+    // ---- sessions and streams
+
+    /// A session of this client.
+    pub(crate) async fn start_session(
+        &self,
+        causal: Option<bool>,
+        snapshot: bool,
+    ) -> Result<ClientSession> {
+        let mut options = SessionOptions::default();
+        options.causal_consistency = causal;
+        options.snapshot = snapshot.then_some(true);
+        self.client.start_session_with(options).await
+    }
+
+    pub(crate) async fn start_transaction(
+        &self,
+        session: &ClientSession,
+        read: &ReadSpec,
+        concern: Option<&WriteConcernSpec>,
+    ) -> Result<()> {
+        let mut start = session.start_transaction();
+        if let Some(mode) = read.mode {
+            start = start.selection_criteria(preference(mode));
+        }
+        if let Some(level) = &read.concern {
+            start = start.read_concern(ReadConcern::custom(level));
+        }
+        if let Some(concern) = concern {
+            start = start.write_concern(write_concern(concern));
+        }
+        start.await
+    }
+
+    /// Commits, waiting out errors of the AutoReconnect family for `retry_for`.
+    pub(crate) async fn commit(
+        &self,
+        session: &ClientSession,
+        retry_for: Option<Duration>,
+    ) -> Result<()> {
+        match retry_for {
+            None => session.commit_transaction().await,
+            Some(limit) => {
+                self.client.with_reconnect_for(limit, || session.commit_transaction()).await
+            }
+        }
+    }
+
+    /// Opens a change stream.
+    pub(crate) async fn watch(&self, watch: &Watch) -> Result<ChangeStream<Document>> {
+        let mut action = match &watch.watched {
+            Watched::Collection(of) => self.collection(of).watch(),
+            Watched::Database(name) => self.client.database(name).watch(),
+            Watched::Deployment => self.client.watch(),
+        };
+        action = action.pipeline(watch.pipeline.clone());
+        if let Some(full) = &watch.full_document {
+            action = action.full_document(match full.as_str() {
+                "updateLookup" => FullDocumentType::UpdateLookup,
+                "whenAvailable" => FullDocumentType::WhenAvailable,
+                _ => FullDocumentType::Required,
+            });
+        }
+        if let Some(mode) = watch.read.mode {
+            action = action.selection_criteria(preference(mode));
+        }
+        if let Some(level) = &watch.read.concern {
+            action = action.read_concern(ReadConcern::custom(level));
+        }
+        Ok(action.await?.with_type())
     }
 
     /// Runs a load to its end.
@@ -298,6 +439,10 @@ impl ScenarioClient {
 
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn found(documents: Vec<Document>) -> Result<Answer> {
+    Ok(Answer { number: Some(documents.len() as i64), documents })
 }
 
 fn number(number: i64) -> Answer {

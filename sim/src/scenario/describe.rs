@@ -4,15 +4,34 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::format::{
-    Acknowledgement, Action, Configuration, EndRef, Fault, Load, LoadKind, MemberRef, Namespace,
-    Operation, OperationKind, ReadMode, ReadSpec, Reconfiguration, Wait, WriteConcernSpec,
+    Acknowledgement, Action, Configuration, EndRef, Fault, Load, LoadKind, MemberRef, Modification,
+    Namespace, Operation, OperationKind, ReadMode, ReadSpec, Reconfiguration, Wait, Watch, Watched,
+    WriteConcernSpec,
 };
 use crate::trace::MemberState;
 
 /// What a step does, in a line; `None` for those that are said by their outcome.
 pub(crate) fn action(action: &Action) -> Option<String> {
     Some(match action {
-        Action::Note | Action::Expect(_) | Action::Operation(_) => return None,
+        Action::Note
+        | Action::Expect(_)
+        | Action::Operation(_)
+        | Action::StartTransaction { .. }
+        | Action::CommitTransaction { .. }
+        | Action::AbortTransaction { .. }
+        | Action::Watch(_)
+        | Action::Next { .. } => return None,
+        Action::StartSession { session, client, causal, snapshot } => {
+            let kind = match (snapshot, causal) {
+                (true, _) => ", which reads a snapshot",
+                (false, Some(false)) => ", not causally consistent",
+                (false, _) => "",
+            };
+            format!("{client} starts the session {session}{kind}")
+        }
+        Action::EndSession { session } => format!("end the session {session}"),
+        Action::Close { stream } => format!("close the change stream {stream}"),
+        Action::FinishOperation { operation, .. } => format!("wait for {operation} to finish"),
         Action::Start { member } => format!("start {member}"),
         Action::Initiate { on, configuration, .. } => initiate(on, configuration),
         Action::Reconfigure { change: Reconfiguration::Add(host), .. } => {
@@ -72,9 +91,32 @@ pub(crate) fn wait(what: &Wait) -> String {
     }
 }
 
+/// A change stream: `watch shop.orders as orders`.
+pub(crate) fn watch(watch: &Watch) -> String {
+    let what = match &watch.watched {
+        Watched::Collection(of) => namespace(of),
+        Watched::Database(name) => name.clone(),
+        Watched::Deployment => "everything".to_string(),
+    };
+    let full = watch.full_document.as_ref().map(|full| format!(" fullDocument:{full}"));
+    let stages = match watch.pipeline.as_slice() {
+        [] => String::new(),
+        stages => format!(" {}", super::judge::documents(stages)),
+    };
+    format!("watch {what}{stages}{} as {}", full.unwrap_or_default(), watch.stream)
+}
+
 /// An operation with its essentials: `insert app.notes { "_id": 1 } w:majority`.
 pub(crate) fn operation(operation: &Operation) -> String {
-    match &operation.kind {
+    let text = kind(&operation.kind);
+    match &operation.session {
+        Some(session) => format!("{text} in {session}"),
+        None => text,
+    }
+}
+
+fn kind(kind: &OperationKind) -> String {
+    match kind {
         OperationKind::Insert { into, documents, write_concern } => {
             let all: Vec<String> = documents.iter().map(ToString::to_string).collect();
             format!("insert {} {}{}", namespace(into), all.join(", "), concern(write_concern))
@@ -107,6 +149,39 @@ pub(crate) fn operation(operation: &Operation) -> String {
         }
         OperationKind::Command { database, command, read } => {
             format!("{database} {command}{}", self::read(read))
+        }
+        OperationKind::Aggregate { of, pipeline, read, write_concern } => {
+            let stages = super::judge::documents(pipeline);
+            let (read, concern) = (self::read(read), concern(write_concern));
+            format!("aggregate {} {stages}{read}{concern}", namespace(of))
+        }
+        OperationKind::Distinct { of, field, filter, read } => {
+            format!("distinct {field} of {} {filter}{}", namespace(of), self::read(read))
+        }
+        OperationKind::Replace { of, filter, document, upsert, write_concern } => format!(
+            "replace {}{} {filter} {document}{}",
+            namespace(of),
+            if *upsert { " (upsert)" } else { "" },
+            concern(write_concern)
+        ),
+        OperationKind::FindAndModify {
+            of,
+            filter,
+            modification,
+            sort,
+            upsert,
+            new: _,
+            write_concern,
+        } => {
+            let (verb, change) = match modification {
+                Modification::Change(change) => ("update", change.to_string()),
+                Modification::Replace(document) => ("replace", document.to_string()),
+                Modification::Remove => ("remove", String::new()),
+            };
+            let sort = sort.as_ref().map(|sort| format!(" sort {sort}")).unwrap_or_default();
+            let upsert = if *upsert { " (upsert)" } else { "" };
+            let text = format!("find and {verb} {}{upsert} {filter}{sort} {change}", namespace(of));
+            format!("{}{}", text.trim_end(), concern(write_concern))
         }
     }
 }
@@ -156,6 +231,9 @@ fn fault(fault: &Fault) -> String {
             let by = duration(Duration::from_millis(millis.unsigned_abs()));
             let way = if *millis < 0 { "behind" } else { "ahead of" };
             format!("set the clock of {} {by} {way} true time", self::member(member))
+        }
+        Fault::Drift(member, parts_per_million) => {
+            format!("let the clock of {} drift by {parts_per_million} ppm", self::member(member))
         }
         Fault::Heal => "heal the network".to_string(),
     }

@@ -31,13 +31,14 @@ pub(crate) fn parse_expected(
         return found.map(|(_, family)| Expected::Error(*family));
     }
     let Some(table) = value.get_ref().as_table() else {
-        let hint = "expect = \"ok\", \"AutoReconnect\", { code = 11000 }, { documents = [..] }, \
+        let hint = "expect = \"ok\", \"AutoReconnect\", { code = 11000 }, { label = \"..\" }, { documents = [..] }, \
                     { n = 1 } or { includes = {..} }";
         wrong_type(diagnostics, "expect", value, "a string or a table", Some(hint.to_string()));
         return None;
     };
     let mut table = Table::new(table, value.span(), "`expect`");
     let code = table.integer(diagnostics, "code", 1..i64::from(i32::MAX));
+    let label = table.string(diagnostics, "label").map(|(label, _)| label.to_string());
     let n = table.integer(diagnostics, "n", 0..i64::MAX);
     let includes = table.document(diagnostics, "includes");
     let documents = match table.take("documents") {
@@ -47,6 +48,7 @@ pub(crate) fn parse_expected(
     table.finish(diagnostics);
     let mut all = Vec::new();
     all.extend(code.map(|code| Expected::Code(code as i32)));
+    all.extend(label.map(Expected::Label));
     all.extend(n.map(Expected::Number));
     all.extend(includes.map(Expected::Includes));
     all.extend(documents.map(Expected::Documents));
@@ -54,7 +56,7 @@ pub(crate) fn parse_expected(
         diagnostics.problem(
             &value.span(),
             "`expect` says one thing of an operation",
-            Some("one of: code, n, documents, includes".to_string()),
+            Some("one of: code, label, n, documents, includes".to_string()),
         );
         return None;
     }

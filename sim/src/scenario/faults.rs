@@ -54,6 +54,16 @@ pub(crate) fn parse_fault(
             Some(Fault::Delay(a, b, by))
         }
         "skew" => parse_skew(diagnostics, names, step),
+        "drift" => {
+            let value = step.take("drift")?;
+            let member = names.member_value(diagnostics, "drift", value);
+            if !step.has("ppm") {
+                let hint = "parts per million, for example ppm = 100; 0 ends it".to_string();
+                step.missing(diagnostics, "ppm", Some(hint));
+            }
+            let ppm = step.integer(diagnostics, "ppm", -100_000..100_001);
+            member.zip(ppm).map(|(member, ppm)| Fault::Drift(member, ppm))
+        }
         _ => unreachable!("`{verb}` is no fault"),
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct SetSettings {
     pub(crate) heartbeat_interval: Option<Duration>,
     /// Whether the story begins with an initiated set that has its primary.
     pub(crate) elected: bool,
+    /// `--oplogSize`, in bytes.
+    pub(crate) oplog_size_bytes: Option<usize>,
 }
 
 /// One step: what to do, and where the file says so.
@@ -33,6 +35,15 @@ pub(crate) struct Step {
     pub(crate) action: Action,
     /// The name under which the member of this step is remembered.
     pub(crate) remember: Option<String>,
+    /// How long it may take in virtual time, and must.
+    pub(crate) took: Option<Took>,
+}
+
+/// Bounds of the virtual time a step takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Took {
+    pub(crate) at_least: Duration,
+    pub(crate) at_most: Option<Duration>,
 }
 
 /// What a step does.
@@ -62,6 +73,44 @@ pub(crate) enum Action {
         uri: String,
     },
     Operation(Box<Operation>),
+    /// Waits for an operation in the background and judges it.
+    FinishOperation {
+        operation: String,
+        expected: Expected,
+        within: Duration,
+    },
+    StartSession {
+        session: String,
+        client: String,
+        causal: Option<bool>,
+        snapshot: bool,
+    },
+    StartTransaction {
+        session: String,
+        read: ReadSpec,
+        write_concern: Option<WriteConcernSpec>,
+    },
+    CommitTransaction {
+        session: String,
+        retry_for: Option<Duration>,
+        expected: Expected,
+    },
+    AbortTransaction {
+        session: String,
+        expected: Expected,
+    },
+    EndSession {
+        session: String,
+    },
+    Watch(Box<Watch>),
+    Next {
+        stream: String,
+        expected: NextExpected,
+        within: Duration,
+    },
+    Close {
+        stream: String,
+    },
     Load(Box<Load>),
     /// Waits for a load in the background and judges it.
     Finish {
@@ -117,10 +166,42 @@ pub(crate) enum Wait {
     PrimarySeenBy { client: String },
 }
 
+/// A change stream to open.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    pub(crate) client: String,
+    pub(crate) stream: String,
+    pub(crate) watched: Watched,
+    pub(crate) pipeline: Vec<Document>,
+    pub(crate) full_document: Option<String>,
+    pub(crate) read: ReadSpec,
+    pub(crate) expected: Expected,
+}
+
+/// What a change stream tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    Collection(Namespace),
+    Database(String),
+    Deployment,
+}
+
+/// What must come of asking a change stream for its next event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum NextExpected {
+    Event,
+    Includes(Document),
+    Nothing,
+    Error(Expected),
+}
+
 /// One client operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Operation {
     pub(crate) client: String,
+    pub(crate) session: Option<String>,
+    /// Goes on under this name while the next steps happen.
+    pub(crate) background: Option<String>,
     pub(crate) kind: OperationKind,
     /// Wait out AutoReconnect errors for so long.
     pub(crate) retry_for: Option<Duration>,
@@ -172,6 +253,43 @@ pub(crate) enum OperationKind {
         command: Document,
         read: ReadSpec,
     },
+    Aggregate {
+        of: Namespace,
+        pipeline: Vec<Document>,
+        read: ReadSpec,
+        write_concern: Option<WriteConcernSpec>,
+    },
+    Distinct {
+        of: Namespace,
+        field: String,
+        filter: Document,
+        read: ReadSpec,
+    },
+    Replace {
+        of: Namespace,
+        filter: Document,
+        document: Document,
+        upsert: bool,
+        write_concern: Option<WriteConcernSpec>,
+    },
+    FindAndModify {
+        of: Namespace,
+        filter: Document,
+        modification: Modification,
+        sort: Option<Document>,
+        upsert: bool,
+        /// Whether the document is given back as it is afterwards.
+        new: bool,
+        write_concern: Option<WriteConcernSpec>,
+    },
+}
+
+/// What findAndModify does to the document it finds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Modification {
+    Change(Document),
+    Replace(Document),
+    Remove,
 }
 
 /// `write_concern = "majority"`, `2`, or `{ w = .., wtimeout = "1s", j = true }`.
@@ -214,6 +332,8 @@ pub(crate) enum Expected {
     Error(Family),
     /// An error with this code.
     Code(i32),
+    /// An error with this label.
+    Label(String),
     /// Success, with exactly these documents in this order.
     Documents(Vec<Document>),
     /// Success, and this many documents inserted, found, matched, deleted or counted.
@@ -313,6 +433,8 @@ pub(crate) enum Fault {
     Delay(EndRef, EndRef, Duration),
     /// A wall clock, so many milliseconds ahead of true time (behind, if negative).
     Skew(MemberRef, i64),
+    /// A wall clock that gains so many parts per million (loses, if negative).
+    Drift(MemberRef, i64),
     Heal,
 }
 

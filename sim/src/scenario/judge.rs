@@ -30,6 +30,7 @@ pub(crate) fn judge(
         (Expected::Ok, Ok(_)) => true,
         (Expected::Error(family), Err(error)) => is_of(*family, error),
         (Expected::Code(code), Err(error)) => error.code() == Some(*code),
+        (Expected::Label(label), Err(error)) => error.contains_label(label),
         (Expected::Number(number), Ok(answer)) => answer.number == Some(*number),
         (Expected::Documents(wanted), Ok(answer)) => same_documents(&answer.documents, wanted),
         (Expected::Includes(wanted), Ok(answer)) => {
@@ -81,6 +82,7 @@ fn describe_expected(expected: &Expected) -> String {
         Expected::Error(Family::Any) => "an error".to_string(),
         Expected::Error(family) => format!("an error of the family {}", family.name()),
         Expected::Code(code) => format!("an error with code {code}"),
+        Expected::Label(label) => format!("an error with the label {label}"),
         Expected::Number(number) => number.to_string(),
         Expected::Documents(wanted) => documents(wanted),
         Expected::Includes(wanted) => format!("a document that includes {wanted}"),

@@ -16,9 +16,11 @@ mod format;
 mod judge;
 mod operations;
 mod parse;
+mod play;
 mod reader;
 mod recorded;
 mod run;
+mod sessions;
 mod steps;
 
 pub use diagnostic::{Problem, ScenarioError};
@@ -42,6 +44,11 @@ impl Scenario {
         let parsed = parse::parse(&source_name, text)?;
         Ok(Scenario { source_name, parsed })
     }
+
+    /// A JSON Schema (2020-12) of scenario files, for editors: completion, and mistakes marked while
+    /// one types. What a schema cannot say, such as which names earlier steps introduced, is left to
+    /// [`Scenario::parse`].
+    pub const JSON_SCHEMA: &'static str = include_str!("schema.json");
 
     /// Runs the story in a world of its own: the same bytes each time for the same seed.
     pub fn run(&self, options: &RunOptions) -> Outcome {

@@ -38,6 +38,12 @@ pub(crate) struct Names {
     pub(crate) clients: Vec<String>,
     pub(crate) remembered: Vec<String>,
     pub(crate) loads: Vec<String>,
+    /// Operations in the background.
+    pub(crate) operations: Vec<String>,
+    /// Open sessions, and whose they are.
+    pub(crate) sessions: Vec<(String, String)>,
+    /// Open change streams.
+    pub(crate) streams: Vec<String>,
     /// Whether the file sets timeouts that only a written-out configuration can carry.
     pub(crate) settings_given: bool,
     pub(crate) set_name: String,
@@ -137,6 +143,7 @@ fn parse_set(diagnostics: &mut Diagnostics<'_>, file: &mut Table<'_>) -> Option<
         election_timeout: None,
         heartbeat_interval: None,
         elected: false,
+        oplog_size_bytes: None,
     };
     if !file.has("set") {
         file.take("set");
@@ -170,6 +177,8 @@ fn parse_set(diagnostics: &mut Diagnostics<'_>, file: &mut Table<'_>) -> Option<
     }
     settings.election_timeout = set.duration(diagnostics, "election_timeout");
     settings.heartbeat_interval = set.duration(diagnostics, "heartbeat_interval");
+    settings.oplog_size_bytes =
+        set.integer(diagnostics, "oplog_size_bytes", 1..i64::MAX).map(|bytes| bytes as usize);
     settings.elected = set.boolean(diagnostics, "elected").unwrap_or(false);
     set.finish(diagnostics);
     Some(settings)
@@ -375,20 +384,51 @@ impl Names {
         self.known_client(diagnostics, text, &span)
     }
 
+    pub(crate) fn known_session(
+        &self,
+        diagnostics: &mut Diagnostics<'_>,
+        text: &str,
+        span: &Range<usize>,
+    ) -> Option<String> {
+        let known: Vec<&str> = self.sessions.iter().map(|(name, _)| name.as_str()).collect();
+        known_name(diagnostics, "session", text, span, &known)
+    }
+
+    pub(crate) fn known_stream(
+        &self,
+        diagnostics: &mut Diagnostics<'_>,
+        text: &str,
+        span: &Range<usize>,
+    ) -> Option<String> {
+        let known: Vec<&str> = self.streams.iter().map(String::as_str).collect();
+        known_name(diagnostics, "change stream", text, span, &known)
+    }
+
     pub(crate) fn known_client(
         &self,
         diagnostics: &mut Diagnostics<'_>,
         text: &str,
         span: &Range<usize>,
     ) -> Option<String> {
-        if self.clients.iter().any(|name| name == text) {
-            return Some(text.to_string());
-        }
         let known: Vec<&str> = self.clients.iter().map(String::as_str).collect();
-        let hint = suggest(text, &known);
-        diagnostics.problem(span, format!("no client is named `{text}`"), hint);
-        None
+        known_name(diagnostics, "client", text, span, &known)
     }
+}
+
+/// `text`, if it is one of the `known`.
+fn known_name(
+    diagnostics: &mut Diagnostics<'_>,
+    what: &str,
+    text: &str,
+    span: &Range<usize>,
+    known: &[&str],
+) -> Option<String> {
+    if known.contains(&text) {
+        return Some(text.to_string());
+    }
+    let hint = suggest(text, known);
+    diagnostics.problem(span, format!("no {what} is named `{text}`"), hint);
+    None
 }
 
 pub(crate) fn parse_namespace(

@@ -69,6 +69,12 @@ impl<'t> Table<'t> {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    /// Whether a key has just this text.
+    pub(crate) fn string_is(&self, key: &str, text: &str) -> bool {
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        entry.is_some_and(|entry| entry.value.get_ref().as_str() == Some(text))
+    }
+
     pub(crate) fn key_span(&self, key: &str) -> Range<usize> {
         self.entries
             .iter()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
+use stepdown_driver::Instant;
 use stepdown_driver::error::Error;
 
 use super::client::{LoadReport, ScenarioClient};
@@ -11,9 +12,10 @@ use super::describe;
 use super::diagnostic::Position;
 use super::format::{
     Action, Configuration, EndRef, Expected, Fault, Load, LoadExpected, MemberRef, Operation,
-    Reconfiguration, SetSettings, Step, Wait,
+    Reconfiguration, SetSettings, Step, Took, Wait,
 };
 use super::judge::{Answer, Disappointment, judge};
+use super::play::{OpenSession, OpenStream, Pending};
 use super::{Failure, Outcome, RunOptions, Scenario};
 use crate::trace::{EventKind, MemberState};
 use crate::world::{FaultError, JoinHandle, Member, Sim};
@@ -35,6 +37,9 @@ pub(crate) fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
     if let Some((least, most)) = settings.latency {
         builder = builder.latency(least, most);
     }
+    if let Some(bytes) = settings.oplog_size_bytes {
+        builder = builder.oplog_size_bytes(bytes);
+    }
     for member in &settings.members {
         builder = builder.member(member.clone());
     }
@@ -45,6 +50,9 @@ pub(crate) fn run(scenario: &Scenario, options: &RunOptions) -> Outcome {
         inspectors: BTreeMap::new(),
         remembered: BTreeMap::new(),
         loads: BTreeMap::new(),
+        pending: BTreeMap::new(),
+        sessions: BTreeMap::new(),
+        streams: BTreeMap::new(),
     };
     let failures: Vec<Failure> = run.tell(seed).err().into_iter().collect();
     Outcome { events: run.sim.events(), timeline: run.sim.timeline(), failures }
@@ -58,6 +66,10 @@ pub(crate) struct Run<'s> {
     inspectors: BTreeMap<String, ScenarioClient>,
     remembered: BTreeMap<String, String>,
     loads: BTreeMap<String, (JoinHandle<LoadReport>, String)>,
+    /// Operations in the background.
+    pub(crate) pending: BTreeMap<String, Pending>,
+    pub(crate) sessions: BTreeMap<String, OpenSession>,
+    pub(crate) streams: BTreeMap<String, OpenStream>,
 }
 
 pub(crate) type Verdict = Result<(), Disappointment>;
@@ -82,11 +94,27 @@ impl Run<'_> {
             if let Some(text) = describe::action(&step.action) {
                 self.sim.note(format!("step {}: {text}", step.number));
             }
-            let verdict = self.act(step);
+            let began = self.sim.now();
+            let verdict = self.act(step).and_then(|()| self.judge_time(step, began));
             verdict.map_err(|verdict| self.fail(step.number, step.at, verdict))?;
         }
         self.sim.note("the story held");
         Ok(())
+    }
+
+    /// Whether a step took as long as the file says.
+    fn judge_time(&self, step: &Step, began: Instant) -> Verdict {
+        let Some(Took { at_least, at_most }) = step.took else { return Ok(()) };
+        let took = self.sim.now() - began;
+        if took >= at_least && at_most.is_none_or(|most| took <= most) {
+            return Ok(());
+        }
+        let least = describe::duration(at_least);
+        let expected = match at_most.map(describe::duration) {
+            Some(most) => format!("it to take {least} to {most}"),
+            None => format!("it to take {least} at least"),
+        };
+        Err(Disappointment { expected, seen: format!("{} ms", took.as_millis()) })
     }
 
     /// The failure as a value, and as an event.
@@ -122,7 +150,29 @@ impl Run<'_> {
                     })?;
                 self.clients.insert(client.clone(), connected);
             }
-            Action::Operation(operation) => self.operate(operation)?,
+            Action::Operation(operation) => match &operation.background {
+                Some(name) => self.start_operation(name, operation)?,
+                None => self.operate(operation)?,
+            },
+            Action::FinishOperation { operation, expected, within } => {
+                self.finish_operation(operation, expected, *within)?;
+            }
+            Action::StartSession { session, client, causal, snapshot } => {
+                self.start_session(session, client, *causal, *snapshot)?;
+            }
+            Action::StartTransaction { session, read, write_concern } => {
+                self.start_transaction(session, read, write_concern.as_ref())?;
+            }
+            Action::CommitTransaction { session, retry_for, expected } => {
+                self.commit_transaction(session, *retry_for, expected)?;
+            }
+            Action::AbortTransaction { session, expected } => {
+                self.abort_transaction(session, expected)?;
+            }
+            Action::EndSession { session } => self.end_session(session)?,
+            Action::Watch(watch) => self.watch(watch)?,
+            Action::Next { stream, expected, within } => self.next(stream, expected, *within)?,
+            Action::Close { stream } => self.close_stream(stream)?,
             Action::Load(load) => self.load(load)?,
             Action::Finish { load, expected, within } => self.finish(load, expected, *within)?,
             Action::Fault(fault) => self.inflict(fault)?,
@@ -209,6 +259,7 @@ impl Run<'_> {
             Fault::Reset(a, b) => sim.reset(self.resolve_end(a)?, self.resolve_end(b)?),
             Fault::Delay(a, b, by) => sim.delay(self.resolve_end(a)?, self.resolve_end(b)?, *by),
             Fault::Skew(member, millis) => sim.skew(self.resolve(member)?, *millis),
+            Fault::Drift(member, ppm) => sim.drift(self.resolve(member)?, *ppm),
             Fault::Heal => {
                 sim.heal();
                 Ok(())
@@ -334,14 +385,22 @@ impl Run<'_> {
 
     fn operate(&self, operation: &Operation) -> Verdict {
         let client = self.client(&operation.client);
-        let outcome = self.sim.block_on(client.perform(&operation.kind, operation.retry_for));
+        let session = operation.session.as_ref().map(|name| self.sessions[name].session.clone());
+        let performed = client.perform(&operation.kind, operation.retry_for, session.as_deref());
+        let outcome = self.sim.block_on(performed);
         let server = client.last_server();
         let what = describe::operation(operation);
         self.record(&operation.client, &what, &outcome, server.as_deref());
         judge(&operation.expected, &outcome)
     }
 
-    fn record(&self, who: &str, what: &str, outcome: &Result<Answer, Error>, server: Option<&str>) {
+    pub(crate) fn record(
+        &self,
+        who: &str,
+        what: &str,
+        outcome: &Result<Answer, Error>,
+        server: Option<&str>,
+    ) {
         let what = what.to_string();
         let kind = match outcome {
             Ok(_) => EventKind::OperationSucceeded { what, server: server.map(Into::into) },

@@ -9,14 +9,17 @@ use toml::de::DeValue;
 use super::diagnostic::{Diagnostics, suggest};
 use super::expectations::{parse_checks, parse_expected, parse_load_expected};
 use super::faults::parse_fault;
-use super::format::{Action, Configuration, Reconfiguration, Step, Wait};
+use super::format::{Action, Configuration, Reconfiguration, Step, Took, Wait};
 use super::operations::{parse_load, parse_operation};
 use super::parse::{Names, parse_host};
-use super::reader::{Table, as_integer, as_string, wrong_type};
+use super::reader::{Table, as_duration, as_integer, as_string, wrong_type};
+use super::sessions::{
+    parse_close, parse_next, parse_session_step, parse_start_session, parse_watch,
+};
 use crate::trace::MemberState;
 
 /// What each step has exactly one of; a step may also be a `note` or an `expect` alone.
-const VERBS: [&str; 28] = [
+const VERBS: [&str; 41] = [
     "start",
     "initiate",
     "reconfigure",
@@ -27,7 +30,19 @@ const VERBS: [&str; 28] = [
     "update",
     "delete",
     "count",
+    "aggregate",
+    "distinct",
+    "replace",
+    "find_and_modify",
     "command",
+    "start_session",
+    "start_transaction",
+    "commit_transaction",
+    "abort_transaction",
+    "end_session",
+    "watch",
+    "next",
+    "close",
     "reads",
     "writes",
     "finish",
@@ -44,6 +59,7 @@ const VERBS: [&str; 28] = [
     "reset",
     "delay",
     "skew",
+    "drift",
     "advance",
 ];
 /// Takes `true`; apart because every other verb takes what it acts on.
@@ -91,8 +107,39 @@ pub(crate) fn parse_step(
         names.remembered.push(name.to_string());
         name.to_string()
     });
+    let took = parse_took(diagnostics, &mut step);
     step.finish(diagnostics);
-    Some(Step { number, at, note, action: action?, remember })
+    Some(Step { number, at, note, action: action?, remember, took: took? })
+}
+
+/// `took = { at_least = "9s", at_most = "12s" }`, or `took = "12s"` at most.
+fn parse_took(diagnostics: &mut Diagnostics<'_>, step: &mut Table<'_>) -> Option<Option<Took>> {
+    if !step.has("took") {
+        step.take("took");
+        return Some(None);
+    }
+    let span = step.key_span("took");
+    let value = step.take("took")?;
+    let Some(table) = value.get_ref().as_table() else {
+        let at_most = as_duration(diagnostics, "took", value)?;
+        return Some(Some(Took { at_least: Duration::ZERO, at_most: Some(at_most) }));
+    };
+    let mut table = Table::new(table, value.span(), "`took`");
+    let at_least = table.duration(diagnostics, "at_least");
+    let at_most = table.duration(diagnostics, "at_most");
+    table.finish(diagnostics);
+    if at_least.is_none() && at_most.is_none() {
+        let hint = "took = { at_least = \"9s\", at_most = \"12s\" }".to_string();
+        diagnostics.problem(&span, "`took` bounds nothing", Some(hint));
+        return None;
+    }
+    if let (Some(least), Some(most)) = (at_least, at_most)
+        && least > most
+    {
+        diagnostics.problem(&span, "`took` cannot hold: at_least is more than at_most", None);
+        return None;
+    }
+    Some(Some(Took { at_least: at_least.unwrap_or(Duration::ZERO), at_most }))
 }
 
 fn no_verb(diagnostics: &mut Diagnostics<'_>, step: &Table<'_>) {
@@ -167,16 +214,32 @@ fn parse_action(
             Action::WaitFor { what: what?, within }
         }
         "connect" => parse_connect(diagnostics, names, step)?,
-        "insert" | "find" | "update" | "delete" | "count" | "command" => {
+        "insert" | "find" | "update" | "delete" | "count" | "aggregate" | "distinct"
+        | "replace" | "find_and_modify" | "command" => {
             parse_operation(diagnostics, names, step, verb)?
         }
+        "start_session" => parse_start_session(diagnostics, names, step)?,
+        "start_transaction" => parse_session_step(diagnostics, names, step, "start_transaction")?,
+        "commit_transaction" => parse_session_step(diagnostics, names, step, "commit_transaction")?,
+        "abort_transaction" => parse_session_step(diagnostics, names, step, "abort_transaction")?,
+        "end_session" => parse_session_step(diagnostics, names, step, "end_session")?,
+        "watch" => parse_watch(diagnostics, names, step)?,
+        "next" => parse_next(diagnostics, names, step)?,
+        "close" => parse_close(diagnostics, names, step)?,
         "reads" | "writes" => parse_load(diagnostics, names, step, verb)?,
         "finish" => {
             let (load, span) = step.string(diagnostics, "finish")?;
             let within = within(diagnostics, step);
+            if names.operations.iter().any(|name| name == load) {
+                let expected = parse_expected(diagnostics, step);
+                names.operations.retain(|name| name != load);
+                let operation = load.to_string();
+                return Some(Action::FinishOperation { operation, expected: expected?, within });
+            }
             let expected = parse_load_expected(diagnostics, names, step);
             if !names.loads.iter().any(|name| name == load) {
-                let known: Vec<&str> = names.loads.iter().map(String::as_str).collect();
+                let running = names.loads.iter().chain(&names.operations);
+                let known: Vec<&str> = running.map(String::as_str).collect();
                 let hint = suggest(load, &known);
                 diagnostics.problem(&span, format!("nothing runs as `{load}`"), hint);
                 return None;
@@ -459,4 +522,24 @@ pub(crate) fn text_of<'t>(
     value: &'t super::reader::Value<'t>,
 ) -> Option<&'t str> {
     as_string(diagnostics, key, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn the_schema_for_editors_knows_every_verb_and_no_other() {
+        let schema: serde_json::Value =
+            serde_json::from_str(Scenario::JSON_SCHEMA).expect("the schema is JSON");
+        let steps = schema["properties"]["step"]["items"]["oneOf"].as_array().expect("of steps");
+        let known: BTreeSet<&str> =
+            steps.iter().map(|step| step["title"].as_str().expect("a title")).collect();
+        let mut verbs = BTreeSet::from(VERBS);
+        verbs.extend([HEAL, "expect", "note"]);
+        assert_eq!(known, verbs);
+    }
 }
