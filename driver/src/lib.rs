@@ -72,12 +72,14 @@ pub mod transport;
 pub mod uri;
 pub mod wire;
 
+pub use client::gridfs;
 pub use client::{ChangeStream, Client, ClientSession, Collection, Cursor, Database};
 pub use error::{Error, ErrorKind, Result};
 pub use executor::ServerStats;
 pub use operation::{
-    CollectionBulkWriteResult, CollectionWriteModel, DeleteResult, Hint, IndexModel, IndexOptions,
-    ReturnDocument, SearchIndexModel, UpdateModifications, UpdateResult,
+    BulkWriteResult, CollectionBulkWriteResult, CollectionWriteModel, DeleteResult, Hint,
+    IndexModel, IndexOptions, Namespace, ReturnDocument, SearchIndexModel, UpdateModifications,
+    UpdateResult, WriteModel,
 };
 pub use session::{TransactionOptions, TransactionState};
 pub use time::Instant;

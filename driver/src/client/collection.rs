@@ -5,17 +5,18 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::Document;
+use bson::{Bson, Document};
 use serde::Serialize;
 
 use super::{
     Aggregate, Client, CollectionBulkWrite, Count, CountByCommand, CreateIndexes, Database, Delete,
     Distinct, Drop, EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany, InsertOne,
-    ListIndexes, ManageSearchIndexes, Update, Watch, Watched,
+    ListIndexNames, ListIndexes, ManageSearchIndexes, Rename, Update, Watch, Watched,
 };
 use crate::error::Result;
 use crate::operation::{
-    Change, CollectionWriteModel, IndexModel, Modification, SearchIndexModel, UpdateModifications,
+    Change, CollectionWriteModel, IndexModel, Modification, Namespace, SearchIndexModel,
+    UpdateModifications,
 };
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
 
@@ -281,14 +282,29 @@ impl<T> Collection<T> {
         ListIndexes::new(self.as_documents())
     }
 
+    /// The names of the indexes.
+    pub fn list_index_names(&self) -> ListIndexNames {
+        ListIndexNames::new(self.as_documents())
+    }
+
     /// Drops the index `name`.
     pub fn drop_index(&self, name: impl AsRef<str>) -> Drop {
-        Drop::index(self.as_documents(), name.as_ref().to_owned())
+        Drop::index(self.as_documents(), Bson::from(name.as_ref()))
+    }
+
+    /// Drops the index over `keys`.
+    pub fn drop_index_by_keys(&self, keys: Document) -> Drop {
+        Drop::index(self.as_documents(), Bson::Document(keys))
     }
 
     /// Drops all indexes but the one over `_id`.
     pub fn drop_indexes(&self) -> Drop {
-        Drop::index(self.as_documents(), "*".to_owned())
+        Drop::index(self.as_documents(), Bson::from("*"))
+    }
+
+    /// Gives the collection another name, or moves it to another database.
+    pub fn rename(&self, to: Namespace) -> Rename {
+        Rename::new(self.as_documents(), to)
     }
 
     /// Drops the collection.

@@ -6,7 +6,8 @@ use bson::{Document, RawDocument, RawDocumentBuf};
 
 use super::{
     Aggregate, Client, Collection, CollectionOptions, CreateCollection, DropDatabase,
-    ListCollectionNames, ListCollections, RunCommand, RunCursorCommand, Watch, Watched, to_raw,
+    ListCollectionNames, ListCollections, ModifyCollection, RunCommand, RunCursorCommand, Watch,
+    Watched, to_raw,
 };
 use crate::options::{ReadConcern, SelectionCriteria, WriteConcern};
 
@@ -106,6 +107,19 @@ impl Database {
     /// Creates a collection.
     pub fn create_collection(&self, name: &str) -> CreateCollection {
         CreateCollection::new(self.clone(), name)
+    }
+
+    /// Changes a collection (`collMod`).
+    pub fn modify_collection(&self, name: &str) -> ModifyCollection {
+        ModifyCollection::new(self.clone(), name)
+    }
+
+    /// A GridFS bucket: files in chunks.
+    pub fn gridfs_bucket(
+        &self,
+        options: impl Into<Option<super::gridfs::GridFsBucketOptions>>,
+    ) -> super::gridfs::GridFsBucket {
+        super::gridfs::GridFsBucket::new(self, options.into().unwrap_or_default())
     }
 
     /// The collections, as the server describes them.

@@ -9,6 +9,7 @@ mod collection;
 mod crud;
 mod cursor;
 mod database;
+pub mod gridfs;
 mod reconnect;
 mod session;
 mod terms;
@@ -22,10 +23,11 @@ use bson::oid::ObjectId;
 use bson::{Document, RawDocument, RawDocumentBuf};
 
 pub use self::action::{
-    Aggregate, CollectionBulkWrite, Count, CountByCommand, CreateCollection, CreateIndexes, Delete,
-    Distinct, Drop, DropDatabase, EstimatedCount, Find, FindOne, FindOneAndModify, InsertMany,
-    InsertOne, ListCollectionNames, ListCollections, ListDatabaseNames, ListDatabases, ListIndexes,
-    ManageSearchIndexes, RunCommand, RunCursorCommand, Update, Watch,
+    Aggregate, BulkWrite, CollectionBulkWrite, Count, CountByCommand, CreateCollection,
+    CreateIndexes, Delete, Distinct, Drop, DropDatabase, EstimatedCount, Find, FindOne,
+    FindOneAndModify, InsertMany, InsertOne, ListCollectionNames, ListCollections,
+    ListDatabaseNames, ListDatabases, ListIndexNames, ListIndexes, ManageSearchIndexes,
+    ModifyCollection, Rename, RunCommand, RunCursorCommand, Update, Watch,
 };
 use self::change_stream::Watched;
 pub use self::change_stream::{
@@ -42,7 +44,7 @@ pub use self::session::{ClientSession, SessionOptions, StartTransaction};
 use self::terms::Terms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Cluster, Reply, Scope, ServerStats, execute};
-use crate::operation::{Command, integer, run_command};
+use crate::operation::{Command, WriteModel, integer, run_command};
 use crate::options::{ClientOptions, SelectionCriteria};
 use crate::sdam::TopologyDescription;
 use crate::session::SessionSlot;
@@ -272,6 +274,26 @@ impl Client {
     /// The names of the databases of the deployment.
     pub fn list_database_names(&self) -> ListDatabaseNames {
         ListDatabaseNames::new(self.clone())
+    }
+
+    /// Writes to several collections, in as many `bulkWrite` commands as their size asks for (server
+    /// 8.0).
+    ///
+    /// ```no_run
+    /// use stepdown_driver::options::{InsertOneModel, DeleteManyModel, Namespace, WriteModel};
+    /// # async fn example(client: stepdown_driver::Client) -> stepdown_driver::Result<()> {
+    /// let notes = Namespace::new("app", "notes");
+    /// let models: Vec<WriteModel> = vec![
+    ///     DeleteManyModel::new(notes.clone(), bson::doc! { "old": true }).into(),
+    ///     InsertOneModel::new(notes, bson::doc! { "text": "new" }).into(),
+    /// ];
+    /// let result = client.bulk_write(models).verbose_results(true).await?;
+    /// println!("{} inserted", result.inserted_count);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bulk_write(&self, models: impl IntoIterator<Item = impl Into<WriteModel>>) -> BulkWrite {
+        BulkWrite::new(self.clone(), models.into_iter().map(Into::into).collect())
     }
 
     /// Watches what happens in all databases.

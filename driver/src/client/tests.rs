@@ -1,5 +1,6 @@
 //! The whole client over a scripted outside.
 
+mod bulk;
 mod change_streams;
 mod limits;
 mod transactions;

@@ -101,6 +101,9 @@ pub enum ErrorKind {
     /// A change stream's document came without the `_id` that is its resume token.
     #[error("cannot resume a change stream: a document came without its resume token")]
     MissingResumeToken,
+    /// A GridFS file is not there or damaged.
+    #[error("GridFS: {0}")]
+    GridFs(GridFsErrorKind),
     /// The client was closed.
     #[error("the client was closed")]
     Shutdown,
@@ -124,6 +127,72 @@ impl From<io::Error> for ErrorKind {
 impl From<bson::error::Error> for ErrorKind {
     fn from(error: bson::error::Error) -> Self {
         ErrorKind::Bson(error)
+    }
+}
+
+/// What is wrong with a GridFS file.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GridFsErrorKind {
+    /// There is no such file.
+    #[error("there is no file with {identifier}")]
+    FileNotFound {
+        /// Which.
+        identifier: GridFsFileIdentifier,
+    },
+    /// There are not so many files of this name.
+    #[error("there is no revision {revision} of the file {filename:?}")]
+    RevisionNotFound {
+        /// The name.
+        filename: String,
+        /// Which revision.
+        revision: i32,
+    },
+    /// A chunk is missing.
+    #[error("chunk {n} is missing")]
+    MissingChunk {
+        /// Which.
+        n: u64,
+    },
+    /// A chunk has not the bytes it should have.
+    #[error("chunk {n} has {actual} bytes, not {expected}")]
+    WrongSizeChunk {
+        /// Which.
+        n: u64,
+        /// How many bytes it has.
+        actual: u64,
+        /// How many it should have.
+        expected: u64,
+    },
+    /// There are more chunks than the file's length asks for.
+    #[error("there are at least {actual} chunks, not {expected}")]
+    WrongNumberOfChunks {
+        /// How many there are at least.
+        actual: u64,
+        /// How many there should be.
+        expected: u64,
+    },
+    /// The upload was finished or given up.
+    #[error("the upload stream was closed or aborted")]
+    UploadStreamClosed,
+}
+
+/// How a GridFS file was asked for.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum GridFsFileIdentifier {
+    /// By its name.
+    Filename(String),
+    /// By its `_id`.
+    Id(Bson),
+}
+
+impl fmt::Display for GridFsFileIdentifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GridFsFileIdentifier::Filename(name) => write!(f, "the name {name:?}"),
+            GridFsFileIdentifier::Id(id) => write!(f, "the id {id}"),
+        }
     }
 }
 

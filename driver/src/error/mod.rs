@@ -12,8 +12,8 @@ use std::sync::Arc;
 use bson::RawDocumentBuf;
 
 pub use kind::{
-    BulkWriteError, CommandError, ErrorKind, IndexedWriteError, InsertManyError, WriteConcernError,
-    WriteError, WriteFailure,
+    BulkWriteError, CommandError, ErrorKind, GridFsErrorKind, GridFsFileIdentifier,
+    IndexedWriteError, InsertManyError, WriteConcernError, WriteError, WriteFailure,
 };
 
 use crate::sdam::TopologyVersion;

@@ -46,6 +46,9 @@ impl Server {
     }
 }
 
+/// The wire version of MongoDB 5.0, the first whose secondaries run aggregations that write.
+pub(crate) const OUTPUT_WIRE_VERSION: i32 = 13;
+
 /// The server an operation goes to.
 pub(crate) struct Selected {
     pub(crate) server: Arc<Server>,
@@ -338,6 +341,20 @@ impl Cluster {
         limit: Option<Instant>,
         waits: impl Fn(&TopologyDescription, Duration),
     ) -> Result<Selected> {
+        let resolved;
+        let target = match target {
+            Target::Output(criteria) => {
+                let old = self.description().servers.values().any(|server| {
+                    server.is_available() && server.max_wire_version < OUTPUT_WIRE_VERSION
+                });
+                resolved = match old {
+                    true => Target::Writable,
+                    false => Target::Readable(criteria.clone()),
+                };
+                &resolved
+            }
+            other => other,
+        };
         let timeout = self.options.server_selection_timeout_or_default();
         // With a limit the time for a connection is a part of the time for selection.
         let mut by = limit.map(|limit| limit.min(self.now() + timeout));
@@ -556,7 +573,7 @@ fn wants_primary(target: &Target) -> bool {
     match target {
         Target::Writable => true,
         Target::Readable(criteria) => !is_choice(criteria),
-        Target::Server(_) => false,
+        Target::Server(_) | Target::Output(_) => false,
     }
 }
 

@@ -4,6 +4,7 @@ use bson::raw::RawBsonRef;
 use bson::{Bson, Document, RawDocument};
 
 use super::Cluster;
+use super::cluster::OUTPUT_WIRE_VERSION;
 use crate::connection::ServerTraits;
 use crate::operation::{BodyWriter, Command, ReadConcernUse, Target};
 use crate::options::{ReadPreference, ReadPreferenceMode, SelectionCriteria};
@@ -73,7 +74,7 @@ impl Envelope<'_> {
             body.i64("maxTimeMS", time);
         }
         body.finish();
-        if let Some((field, documents)) = &command.sequence {
+        for (field, documents) in command.sequence.iter().chain(&command.second_sequence) {
             let section = wire::begin_sequence(out, field);
             out.extend_from_slice(documents);
             wire::end_sequence(out, section);
@@ -108,7 +109,13 @@ impl Envelope<'_> {
     /// Server selection specification, "Passing read preference to mongos and load balancers" and
     /// "Topology type: Single".
     fn add_read_preference(&self, body: &mut BodyWriter<'_>) {
-        let Target::Readable(criteria) = &self.command.target else { return };
+        let criteria = match &self.command.target {
+            Target::Readable(criteria) => criteria,
+            Target::Output(criteria) if self.traits.max_wire_version >= OUTPUT_WIRE_VERSION => {
+                criteria
+            }
+            _ => return,
+        };
         // A user's function may have picked anybody.
         let anybody = ReadPreference::primary_preferred();
         let preference = match criteria {

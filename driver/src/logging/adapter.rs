@@ -365,10 +365,12 @@ pub(crate) mod selection {
         match target {
             Target::Writable => "a server that takes writes".to_owned(),
             Target::Server(address) => format!("the server {address}"),
-            Target::Readable(criteria) => match criteria.as_read_preference() {
-                Some(preference) => crate::extended_json::relaxed(&preference.to_document()),
-                None => "a function of the application".to_owned(),
-            },
+            Target::Readable(criteria) | Target::Output(criteria) => {
+                match criteria.as_read_preference() {
+                    Some(preference) => crate::extended_json::relaxed(&preference.to_document()),
+                    None => "a function of the application".to_owned(),
+                }
+            }
         }
     }
 }

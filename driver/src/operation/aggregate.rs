@@ -95,7 +95,8 @@ pub(crate) fn aggregate(
         .read(options.selection_criteria.clone().unwrap_or_default())
         .with_read_concern(options.read_concern.as_ref());
     Ok(if writes {
-        Command { retry: Retry::OverloadedWrite, target: Target::Writable, ..command }
+        let criteria = options.selection_criteria.clone().unwrap_or_default();
+        Command { retry: Retry::OverloadedWrite, target: Target::Output(criteria), ..command }
     } else {
         command
     })

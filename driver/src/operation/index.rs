@@ -37,6 +37,8 @@ pub struct IndexOptions {
     pub collation: Option<Document>,
     /// The query planner does not see it.
     pub hidden: Option<bool>,
+    /// Anything else an index can be told: `weights`, `wildcardProjection`, `2dsphereIndexVersion`...
+    pub other: Option<Document>,
 }
 
 impl IndexModel {
@@ -102,6 +104,7 @@ impl IndexToCreate {
         if let Some(collation) = options.collation {
             document.insert("collation", collation);
         }
+        document.extend(options.other.unwrap_or_default());
         Ok(IndexToCreate { name, document })
     }
 }
@@ -125,6 +128,8 @@ fn default_name(keys: &Document) -> String {
 pub struct CreateIndexOptions {
     /// How long the server works on it.
     pub max_time: Option<Duration>,
+    /// Which members must have built them before they count as built (`commitQuorum`).
+    pub commit_quorum: Option<Bson>,
     /// Who must have it; default: that of the collection.
     pub write_concern: Option<WriteConcern>,
     /// A remark for logs and the profiler.
@@ -142,21 +147,26 @@ pub(crate) fn create_indexes(
         let indexes = indexes.into_iter().map(|index| Bson::Document(index.document)).collect();
         body.value("indexes", &Bson::Array(indexes))?;
         max_time(body, options.max_time);
+        optional_value(body, "commitQuorum", options.commit_quorum.as_ref())?;
         optional_value(body, "comment", options.comment.as_ref())?;
         write_concern(body, options.write_concern.as_ref())
     })?;
     Ok(command.definition())
 }
 
-/// A `dropIndexes` of the index `name`; `*` is all of them.
+/// A `dropIndexes` of the index of this name or these keys; `*` is all of them.
 pub(crate) fn drop_indexes(
     database: &str,
     collection: &str,
-    name: &str,
+    index: &Bson,
+    time: Option<Duration>,
     concern: Option<&WriteConcern>,
+    comment: Option<&Bson>,
 ) -> Result<Command> {
     let command = Command::new("dropIndexes", collection, database, |body| {
-        body.string("index", name);
+        body.value("index", index)?;
+        max_time(body, time);
+        optional_value(body, "comment", comment)?;
         write_concern(body, concern)
     })?;
     Ok(command.definition())
@@ -167,6 +177,7 @@ pub(crate) fn list_indexes(
     database: &str,
     collection: &str,
     batch_size: Option<u32>,
+    comment: Option<&Bson>,
 ) -> Result<Command> {
     let command = Command::new("listIndexes", collection, database, |body| {
         body.nested("cursor", |cursor| {
@@ -174,7 +185,7 @@ pub(crate) fn list_indexes(
                 cursor.i64("batchSize", i64::from(size));
             }
         });
-        Ok(())
+        optional_value(body, "comment", comment)
     })?;
     Ok(command.read(SelectionCriteria::default()))
 }

@@ -45,6 +45,11 @@ impl InsertBatch {
         InsertBatch { documents: Vec::with_capacity(ORDINARY_BYTES), ids: Vec::with_capacity(1) }
     }
 
+    /// The documents, one after another.
+    pub(crate) fn documents(&self) -> &[u8] {
+        &self.documents
+    }
+
     /// Adds `value`, with an `_id` from `new_id` if it has none. Returns false, and adds nothing, if
     /// the batch is full.
     ///

@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod bulk;
+mod client_bulk;
 mod count;
 mod cursor;
 mod delete;
@@ -15,6 +16,7 @@ mod find_and_modify;
 mod index;
 mod insert;
 mod manage;
+mod model;
 mod run;
 mod search_index;
 mod transaction;
@@ -40,6 +42,7 @@ pub use self::bulk::{
     CollectionWriteOptions,
 };
 pub(crate) use self::bulk::{batches, bulk_command, check_not_empty};
+pub(crate) use self::client_bulk::{BatchLimits, ClientBatch, Outcome, client_bulk_write};
 pub use self::count::{CountOptions, EstimatedDocumentCountOptions};
 pub(crate) use self::count::{
     count_command, count_from_aggregate, estimated_document_count, read_count, read_estimate,
@@ -57,9 +60,16 @@ pub use self::index::{CreateIndexOptions, IndexModel, IndexOptions};
 pub(crate) use self::index::{IndexToCreate, create_indexes, drop_indexes, list_indexes};
 pub use self::insert::InsertOptions;
 pub(crate) use self::insert::{InsertBatch, insert};
-pub use self::manage::CreateCollectionOptions;
+pub use self::manage::{
+    CreateCollectionOptions, ListCollectionsOptions, ListDatabasesOptions, ModifyCollectionOptions,
+};
 pub(crate) use self::manage::{
     create_collection, drop_collection, drop_database, list_collections, list_databases,
+    modify_collection, rename_collection,
+};
+pub use self::model::{
+    BulkWriteOptions, BulkWriteResult, DeleteManyModel, DeleteOneModel, InsertOneModel, Namespace,
+    ReplaceOneModel, UpdateManyModel, UpdateOneModel, WriteModel,
 };
 pub(crate) use self::run::run_command;
 pub use self::search_index::SearchIndexModel;
@@ -117,6 +127,9 @@ pub(crate) enum Target {
     Writable,
     /// A server these criteria allow.
     Readable(SelectionCriteria),
+    /// The same, if all servers run an aggregation that writes wherever they are asked (5.0); else
+    /// one that takes writes.
+    Output(SelectionCriteria),
     /// This server alone: the one that has the cursor.
     Server(ServerAddress),
 }
@@ -132,6 +145,8 @@ pub(crate) struct Command {
     pub(crate) body: Vec<u8>,
     /// A document sequence: its field, and its documents one after another.
     pub(crate) sequence: Option<(&'static str, Vec<u8>)>,
+    /// A second one.
+    pub(crate) second_sequence: Option<(&'static str, Vec<u8>)>,
     /// Which rules of retrying it falls under.
     pub(crate) retry: Retry,
     /// Where it may go.
@@ -189,6 +204,7 @@ impl Command {
             database: database.to_owned(),
             body,
             sequence: None,
+            second_sequence: None,
             retry: Retry::No,
             target: Target::Writable,
             acknowledged: true,

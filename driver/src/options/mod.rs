@@ -10,11 +10,13 @@ use std::time::Duration;
 use bson::Document;
 
 pub use crate::operation::{
-    AggregateOptions, ChangeStreamOptions, CollectionBulkWriteOptions, CollectionWriteOptions,
-    CountOptions, CreateCollectionOptions, CreateIndexOptions, CursorType, DeleteOptions,
-    DistinctOptions, EstimatedDocumentCountOptions, FindOneAndModifyOptions, FindOptions,
-    FullDocumentBeforeChangeType, FullDocumentType, Hint, IndexOptions, InsertOptions,
-    ReturnDocument, TimeoutMode, UpdateModifications, UpdateOptions,
+    AggregateOptions, BulkWriteOptions, ChangeStreamOptions, CollectionBulkWriteOptions,
+    CollectionWriteOptions, CountOptions, CreateCollectionOptions, CreateIndexOptions, CursorType,
+    DeleteManyModel, DeleteOneModel, DeleteOptions, DistinctOptions, EstimatedDocumentCountOptions,
+    FindOneAndModifyOptions, FindOptions, FullDocumentBeforeChangeType, FullDocumentType, Hint,
+    IndexOptions, InsertOneModel, InsertOptions, ListCollectionsOptions, ListDatabasesOptions,
+    ModifyCollectionOptions, Namespace, ReplaceOneModel, ReturnDocument, TimeoutMode,
+    UpdateManyModel, UpdateModifications, UpdateOneModel, UpdateOptions, WriteModel,
 };
 pub use concern::{Acknowledgment, ReadConcern, ReadConcernLevel, WriteConcern};
 pub use credential::{AuthMechanism, Credential};

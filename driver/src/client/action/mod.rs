@@ -3,20 +3,25 @@
 //! A builder owns all it needs: documents are serialized when it is made, so that it borrows nothing.
 
 mod bulk;
+mod client_bulk;
 mod command_cursor;
+mod index;
+mod list;
 mod manage;
 mod read;
+mod run;
 mod search_index;
 mod watch;
 mod write;
 
 pub use self::bulk::CollectionBulkWrite;
+pub use self::client_bulk::BulkWrite;
 pub use self::command_cursor::RunCursorCommand;
-pub use self::manage::{
-    CreateCollection, CreateIndexes, Drop, DropDatabase, ListCollectionNames, ListCollections,
-    ListDatabaseNames, ListDatabases, ListIndexes, RunCommand,
-};
+pub use self::index::{CreateIndexes, ListIndexNames, ListIndexes};
+pub use self::list::{ListCollectionNames, ListCollections, ListDatabaseNames, ListDatabases};
+pub use self::manage::{CreateCollection, Drop, DropDatabase, ModifyCollection, Rename};
 pub use self::read::{Aggregate, Count, CountByCommand, Distinct, EstimatedCount, Find, FindOne};
+pub use self::run::RunCommand;
 pub use self::search_index::ManageSearchIndexes;
 pub use self::watch::Watch;
 pub use self::write::{Delete, FindOneAndModify, InsertMany, InsertOne, Update};
@@ -71,6 +76,16 @@ macro_rules! session {
                 self
             }
 
+            /// The same, if there is a timeout.
+            #[allow(dead_code, reason = "not every action is a step of a longer operation")]
+            pub(in crate::client) fn timeout_if(
+                mut self,
+                timeout: Option<std::time::Duration>,
+            ) -> Self {
+                self.terms.timeout = timeout.or(self.terms.timeout);
+                self
+            }
+
             /// Reads and writes documents as the server stores them, which matters for time series
             /// (`rawData`, server 8.2; older servers are not told).
             pub fn raw_data(mut self, raw: bool) -> Self {
@@ -95,4 +110,5 @@ macro_rules! runs {
     };
 }
 
-use {builder, runs, session};
+pub(in crate::client) use runs;
+use {builder, session};
