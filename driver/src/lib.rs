@@ -30,6 +30,7 @@
 //! | (none) | | the core, for a transport of your own | 42 |
 //! | `auth` | yes | SCRAM-SHA-1, SCRAM-SHA-256, MONGODB-X509 | 60 |
 //! | `tcp` | yes | real sockets on tokio: TCP, Unix domain sockets | 46 |
+//! | `blocking` | | the same API without async, on plain threads | 43 |
 //! | `tls` | yes | TLS 1.2 and 1.3 with rustls, over any transport | 52 |
 //! | `snappy`, `zlib`, `zstd` | | the compressors of OP_COMPRESSED | 43, 47, 45 |
 //! | `srv` | | real DNS for `mongodb+srv://` | 110 |
@@ -49,6 +50,8 @@
 
 #[cfg(feature = "auth")]
 pub mod auth;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 pub mod client;
 mod connection;
 pub mod error;

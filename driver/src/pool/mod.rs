@@ -35,6 +35,8 @@ use crate::uri::ServerAddress;
 /// How long the reply that an abandoned operation left behind is waited for, before the connection is
 /// closed instead.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// How long the next borrower waits for it before a new connection is opened.
+const DRAIN_MOMENT: Duration = Duration::from_millis(250);
 
 /// The connections to one server.
 pub(crate) struct Pool {
@@ -302,14 +304,21 @@ impl Pool {
                         continue;
                     }
                     // An operation was dropped before its reply came. If it is there by now, it is
-                    // read; if not, somebody else waits for it.
+                    // read; if not, a task waits for it, and another connection is taken. Before a
+                    // new one is opened instead, the reply is given a moment.
                     lease.set_deadline(by.min(self.now() + DRAIN_TIME));
                     let id = lease.id;
                     let received = if set_aside == Some(id) {
                         // Nobody took it: there is no task to wait.
                         Some(lease.receive().await)
-                    } else {
+                    } else if self.counts().idle > 0 {
                         poll_once(lease.receive()).await
+                    } else {
+                        let moment = self.context.transport.sleep_until(self.now() + DRAIN_MOMENT);
+                        match select2(lease.receive(), moment).await {
+                            Either::Left(received) => Some(received),
+                            Either::Right(()) => None,
+                        }
                     };
                     match received {
                         Some(Ok(_)) if !lease.owes_reply() => return Ok(lease),

@@ -3,10 +3,14 @@
 //! Two implementations ship: over TCP on tokio (`tcp`, behind the feature of that name) and into a
 //! simulated world (crate `stepdown`). A third party can write another.
 
-#[cfg(feature = "tcp")]
+#[cfg(any(feature = "blocking", feature = "tcp"))]
+mod machine;
+#[cfg(any(feature = "blocking", feature = "tcp"))]
 mod race;
 #[cfg(feature = "tcp")]
 pub mod tcp;
+#[cfg(feature = "blocking")]
+pub mod threads;
 #[cfg(feature = "tls")]
 pub mod tls;
 

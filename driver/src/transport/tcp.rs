@@ -5,20 +5,19 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
+use super::machine::{Machine, machine_instant, set_up};
 use super::race::{ATTEMPT_DELAY, first_to_connect, interleaved};
 use super::{BoxFuture, SrvRecords, Stream, Transport};
 use crate::sync::lock;
@@ -34,26 +33,19 @@ use crate::uri::ServerAddress;
 /// client may be used from several runtimes one after another. Outside of any runtime, tasks go to the
 /// one used last.
 pub struct TcpTransport {
-    epoch: std::time::Instant,
-    keys: RandomState,
-    draws: AtomicU64,
+    machine: Machine,
     last_runtime: Mutex<Option<Handle>>,
 }
 
 impl TcpTransport {
     /// A transport whose clock starts now.
     pub fn new() -> Self {
-        TcpTransport {
-            epoch: std::time::Instant::now(),
-            keys: RandomState::new(),
-            draws: AtomicU64::new(0),
-            last_runtime: Mutex::new(None),
-        }
+        TcpTransport { machine: Machine::new(), last_runtime: Mutex::new(None) }
     }
 
     /// A socket as the driver sees it.
     fn link<S: Socket>(&self, stream: S) -> Box<dyn Stream> {
-        Box::new(Link { stream, epoch: self.epoch, deadline: None, timer: None })
+        Box::new(Link { stream, epoch: self.machine.epoch, deadline: None, timer: None })
     }
 
     /// Connects to a Unix domain socket.
@@ -103,20 +95,15 @@ impl std::fmt::Debug for TcpTransport {
 
 impl Transport for TcpTransport {
     fn now(&self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.machine.now()
     }
 
     fn unix_millis(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        self.machine.unix_millis()
     }
 
     fn random(&self) -> u64 {
-        // The keys come from the operating system and the hash is a keyed pseudo-random function:
-        // hashing a counter gives numbers nobody else can foresee.
-        let mut hasher = self.keys.build_hasher();
-        hasher.write_u64(self.draws.fetch_add(1, Ordering::Relaxed));
-        hasher.finish()
+        self.machine.random()
     }
 
     fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
@@ -126,7 +113,7 @@ impl Transport for TcpTransport {
     }
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
-        let at = tokio_instant(self.epoch, at);
+        let at = tokio_instant(self.machine.epoch, at);
         Box::pin(async move { tokio::time::sleep_until(at).await })
     }
 
@@ -139,7 +126,7 @@ impl Transport for TcpTransport {
             if Handle::try_current().is_err() {
                 return Err(io::Error::other("not called from within a tokio runtime"));
             }
-            let until = tokio_instant(self.epoch, by);
+            let until = tokio_instant(self.machine.epoch, by);
             let Some(port) = to.port() else { return self.connect_to_file(to.host(), until).await };
             let opening = async {
                 let addresses = tokio::net::lookup_host((to.host(), port)).await?;
@@ -149,8 +136,7 @@ impl Transport for TcpTransport {
             let stream = tokio::time::timeout_at(until, opening)
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            stream.set_nodelay(true)?;
-            set_keepalive(&stream)?;
+            set_up(SockRef::from(&stream))?;
             Ok(self.link(stream))
         })
     }
@@ -204,19 +190,9 @@ async fn look_up(name: &str) -> io::Result<SrvRecords> {
     ))
 }
 
-/// Lets the operating system notice a peer that vanished: first probe after two minutes of silence,
-/// then every ten seconds, nine times.
-fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(120));
-    #[cfg(any(target_os = "linux", target_os = "macos"))]
-    let keepalive = keepalive.with_interval(Duration::from_secs(10)).with_retries(9);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
-/// Our moment as tokio counts it; far enough away if it is beyond what tokio can count.
+/// Our moment as tokio counts it.
 fn tokio_instant(epoch: std::time::Instant, at: Instant) -> tokio::time::Instant {
-    let far = Duration::from_secs(86_400 * 365 * 30);
-    (epoch + Duration::from_nanos(at.as_nanos()).min(far)).into()
+    machine_instant(epoch, at).into()
 }
 
 /// What the driver needs of a socket of tokio, whatever its family.
@@ -232,7 +208,7 @@ impl Socket for TcpStream {
     }
 
     fn peek_now(&self) -> io::Result<usize> {
-        let peek = || socket2::SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
         self.try_io(Interest::READABLE, peek)
     }
 }
@@ -244,7 +220,7 @@ impl Socket for tokio::net::UnixStream {
     }
 
     fn peek_now(&self) -> io::Result<usize> {
-        let peek = || socket2::SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
         self.try_io(Interest::READABLE, peek)
     }
 }
