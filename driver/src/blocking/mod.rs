@@ -73,14 +73,6 @@ impl Client {
         Some(Database { inner: self.inner.default_database()? })
     }
 
-    /// The names of the databases of the deployment.
-    ///
-    /// # Errors
-    /// What running the command fails with.
-    pub fn list_database_names(&self) -> Result<Vec<String>> {
-        block_on(self.inner.list_database_names())
-    }
-
     /// A session to run operations in, causally consistent unless the options say otherwise.
     ///
     /// # Errors
