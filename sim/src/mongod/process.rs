@@ -337,6 +337,8 @@ impl Mongod {
         else {
             return Ok(());
         };
+        // A failure does not keep the connection from being closed.
+        self.lose_connection = data.get_bool("closeConnection").unwrap_or(true);
         if let Ok(code) = data.get_i32("failBeforeCommitExceptionCode") {
             let session = draft.session.as_ref().expect("the caller looked");
             return Err(CommandError::new(
@@ -348,7 +350,6 @@ impl Mongod {
                 ),
             ));
         }
-        self.lose_connection = data.get_bool("closeConnection").unwrap_or(true);
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod read;
 mod replication;
 pub(crate) mod request;
 mod scan;
+mod search_index;
 mod server_status;
 mod session;
 pub(crate) mod spec;
@@ -56,6 +57,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     read::COMMANDS,
     replication::COMMANDS,
     server_status::COMMANDS,
+    search_index::COMMANDS,
     session::COMMANDS,
     statistics::COMMANDS,
     testing::COMMANDS,
