@@ -207,7 +207,9 @@ impl Mongod {
                 (RpcKind::Other, _) => self.on_quorum_reply(now, rpc, outcome),
             },
             Input::PeerReset { peer } => self.on_peer_reset(now, peer),
-            Input::ClientOpened { connection, remote } => self.client_opened(connection, remote),
+            Input::ClientOpened { connection, remote, certificate } => {
+                self.client_opened(connection, remote, certificate);
+            }
             Input::ClientBytes { connection, bytes } => self.client_bytes(now, connection, &bytes),
             Input::ClientClosed { connection } => self.client_closed(connection),
             Input::Terminate => self.begin_shutdown(now, Self::shutdown_timeout_by_signal()),
@@ -337,7 +339,7 @@ impl Mongod {
         else {
             return Ok(());
         };
-        // A failure does not keep the connection from being closed.
+        // The connection goes in either case, unless told otherwise.
         self.lose_connection = data.get_bool("closeConnection").unwrap_or(true);
         if let Ok(code) = data.get_i32("failBeforeCommitExceptionCode") {
             let session = draft.session.as_ref().expect("the caller looked");

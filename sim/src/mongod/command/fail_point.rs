@@ -22,12 +22,13 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
 ];
 
 /// The fail points there are; others are refused as unknown.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 8] = [
     "failCommand",
     "failGetMoreAfterCursorCheckout",
     "maxTimeAlwaysTimeOut",
     "maxTimeNeverTimeOut",
     "onPrimaryTransactionalWrite",
+    "stopReplProducer",
     "voteNoInElection",
     "voteYesInDryRunButNoInRealElection",
 ];

@@ -53,6 +53,7 @@ const INDEX_OPTIONS: &[&str] = &[
     "bits",
     "collation",
     "default_language",
+    "dropDups",
     "expireAfterSeconds",
     "hidden",
     "language_override",

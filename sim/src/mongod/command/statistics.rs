@@ -31,6 +31,15 @@ pub(crate) fn storage_stats(view: Option<&CollectionView<'_>>, scale: i64) -> Ra
     if let Some(view) = view {
         out.append(cstr!("freeStorageSize"), 0);
         out.append(cstr!("capped"), view.is_capped());
+        if view.is_capped() {
+            let bound = |name: &str| view.options().get(name).ok().flatten();
+            if let Some(max) = bound("max") {
+                out.append(cstr!("max"), max);
+            }
+            if let Some(size) = bound("size") {
+                out.append(cstr!("maxSize"), size);
+            }
+        }
     }
     let mut sizes = RawDocumentBuf::new();
     let mut indexes = 0;

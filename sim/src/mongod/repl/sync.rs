@@ -70,6 +70,9 @@ pub(crate) struct Fetching {
     pub held: bool,
 }
 
+/// How often a stopped producer looks at its fail point.
+const STOPPED_PRODUCER_POLL: Duration = Duration::from_millis(100);
+
 /// A fetch that waits here for data.
 #[derive(Debug)]
 pub(crate) struct AwaitingFetch {
@@ -337,6 +340,12 @@ impl Mongod {
         }
         let (source, first, rbid) = (fetching.source, fetching.first, fetching.rbid);
         match outcome {
+            Ok(PeerReply::FetchOplog(_)) if self.fail_points.is_on("stopReplProducer") => {
+                // What came is forgotten, and asked for again once the fail point lets go.
+                self.repl.sync =
+                    SyncState::Fetching(Fetching { source, rpc, first, rbid, held: true });
+                self.timers.set(Timer::Sync, now + STOPPED_PRODUCER_POLL);
+            }
             Ok(PeerReply::FetchOplog(reply)) => {
                 self.on_batch(now, source, first, rbid, *reply);
             }
