@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use clap::{Args, ValueEnum};
 use stepdown::mongod::ServerVersion;
-use stepdown::serve::{Narrator, ServeOptions, Server, Speed};
+use stepdown::serve::{Narrator, ServeOptions, Server, Speed, TlsOptions};
 
 /// Where the control port is if nobody says: a thousand above the first member, where mongod once
 /// had its own HTTP interface.
@@ -42,6 +43,22 @@ pub(crate) struct ServeArguments {
     /// The control port; 0: a free one [default: 1000 above --port, or a free one with --port 0]
     #[arg(long)]
     control_port: Option<u16>,
+    /// Control access: clients may do what their users' roles grant. The first user is made from this
+    /// machine, in admin
+    #[arg(long)]
+    auth: bool,
+    /// TLS on the members' ports: the certificate chain, in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM [default: in the certificate's file]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The authorities of clients' certificates, in PEM: clients may authenticate by MONGODB-X509
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Connections open at once, over all members
+    #[arg(long, default_value_t = 10_000)]
+    max_conns: usize,
     /// Where to listen, control port included; nothing but loopback unless asked
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
@@ -90,6 +107,13 @@ pub(crate) fn serve(arguments: ServeArguments) -> ExitCode {
             Version::V8_0 => ServerVersion::V8_0,
         },
         uninitiated: arguments.uninitiated,
+        auth: arguments.auth,
+        tls: arguments.tls_cert.map(|certificate| TlsOptions {
+            certificate,
+            key: arguments.tls_key,
+            authorities: arguments.tls_ca,
+        }),
+        connections_max: arguments.max_conns,
     };
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {

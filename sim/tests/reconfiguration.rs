@@ -226,6 +226,7 @@ fn start(set_name: &str, files: DataFiles, now: Instant) -> Mongod {
         clock: WallClock { epoch_millis: 1_767_225_600_000, drift_ppm: 0 },
         record: false,
         check_messages: true,
+        auth: false,
         oplog_size_bytes: 1 << 20,
     };
     Mongod::start(now, options, files, RandomStream::new(1, "mongod"))
@@ -238,7 +239,10 @@ fn a_process_started_with_another_set_name_is_removed_until_it_gets_its_own_back
     let mut now = Instant::from_millis(1_000);
     let mut first = start("foo", DataFiles::default(), now);
     let connection = ConnectionId(1);
-    first.handle(now, Input::ClientOpened { connection, remote: "192.0.2.1:1".into() });
+    first.handle(
+        now,
+        Input::ClientOpened { connection, remote: "192.0.2.1:1".into(), certificate: None },
+    );
     let initiate = bson::rawdoc! { "replSetInitiate": {}, "$db": "admin" };
     let mut bytes = Vec::new();
     Message::new(1, 0, initiate).encode(&mut bytes);

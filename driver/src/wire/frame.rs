@@ -24,12 +24,20 @@ pub struct FrameReader {
     start: usize,
     /// Bytes of `buffer` from here on are space that [`FrameReader::space`] made.
     end: usize,
+    /// The last message came as OP_COMPRESSED.
+    was_compressed: bool,
 }
 
 impl FrameReader {
     /// An empty reader.
     pub fn new() -> Self {
         FrameReader::default()
+    }
+
+    /// Whether the last message that [`FrameReader::next`] gave came as OP_COMPRESSED: a server answers in
+    /// kind.
+    pub fn was_compressed(&self) -> bool {
+        self.was_compressed
     }
 
     /// Adds what was read from the peer.
@@ -97,6 +105,8 @@ impl FrameReader {
             return Ok(None);
         }
         let message = parse(&pending[..length])?;
+        let opcode = pending.get(12..16);
+        self.was_compressed = opcode == Some(OP_COMPRESSED.to_le_bytes().as_slice());
         self.start += length;
         Ok(Some(message))
     }

@@ -69,6 +69,8 @@ pub struct Options {
     pub clock: WallClock,
     /// `--oplogSize`, in bytes: older entries than fit go, those that are not committed stay.
     pub oplog_size_bytes: usize,
+    /// `--auth`: clients may do what their users' roles grant, and nothing else.
+    pub auth: bool,
     /// Whether to give out [`Output::Event`]s.
     pub record: bool,
     /// Sends every message to and from other members through its document and back, and panics if
@@ -132,6 +134,8 @@ pub enum Input {
         connection: ConnectionId,
         /// Its address, as `whatsmyuri` says it.
         remote: Arc<str>,
+        /// The subject of its certificate, where TLS has verified one (RFC 4514).
+        certificate: Option<Arc<str>>,
     },
     /// A client sent bytes.
     ClientBytes {

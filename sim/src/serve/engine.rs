@@ -33,6 +33,8 @@ pub(crate) enum Input {
         member: usize,
         connection: ConnectionNumber,
         remote: SocketAddr,
+        /// The subject of the client's verified certificate.
+        certificate: Option<String>,
         outgoing: Outgoing,
     },
     Bytes {
@@ -95,6 +97,7 @@ impl Engine {
             .seed(options.seed)
             .set_name(options.set_name.clone())
             .server_version(options.server_version)
+            .auth(options.auth)
             .record(Record::Story)
             .event_cap(EVENT_CAP);
         for (name, _) in &members {
@@ -191,11 +194,13 @@ impl Engine {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Opened { member, connection, remote, outgoing } => {
+            Input::Opened { member, connection, remote, certificate, outgoing } => {
                 // A process that died since its socket accepted closes the connection: dropping
                 // `outgoing` does.
                 let name = self.names[member].as_str();
-                if let Ok(external) = self.sim.open_external(name, &remote.to_string()) {
+                let remote = remote.to_string();
+                let opened = self.sim.open_external_as(name, &remote, certificate.as_deref());
+                if let Ok(external) = opened {
                     self.numbers.insert(external, connection);
                     let held = Vec::new();
                     let opened = Connection { member, external, outgoing, held };

@@ -11,6 +11,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 
@@ -18,6 +19,7 @@ mod control;
 mod engine;
 mod pace;
 mod sockets;
+mod tls;
 
 pub use pace::{NoSpeed, Speed};
 
@@ -47,6 +49,25 @@ pub struct ServeOptions {
     pub server_version: ServerVersion,
     /// Whether to leave the set to be initiated by a client.
     pub uninitiated: bool,
+    /// Whether access is controlled (`--auth`). Until there is a user, somebody on this machine may make
+    /// one, in `admin`.
+    pub auth: bool,
+    /// TLS on the members' ports; none unless given. The control port has none.
+    pub tls: Option<TlsOptions>,
+    /// Connections open at once, over all members (`--maxConns`); further ones are closed.
+    pub connections_max: usize,
+}
+
+/// The members' certificate, and whose certificates of clients are believed.
+#[derive(Clone, Debug)]
+pub struct TlsOptions {
+    /// The certificate chain, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM; in the certificate's file unless given.
+    pub key: Option<PathBuf>,
+    /// Authorities of clients' certificates, in PEM. A client that shows a certificate needs one of
+    /// theirs; it may show none.
+    pub authorities: Option<PathBuf>,
 }
 
 impl Default for ServeOptions {
@@ -62,6 +83,9 @@ impl Default for ServeOptions {
             speed: Speed::REAL_TIME,
             server_version: ServerVersion::default(),
             uninitiated: false,
+            auth: false,
+            tls: None,
+            connections_max: 10_000,
         }
     }
 }
@@ -87,6 +111,14 @@ pub enum ServeError {
         address: SocketAddr,
         /// What the system says.
         source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{path}: {problem}")]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Something else the system refuses.
     #[error(transparent)]
@@ -163,7 +195,8 @@ impl Server {
             .build()?;
         let (input, inputs) = channel();
         let (started, start) = sync_channel(1);
-        let lobby = Lobby::new(input.clone());
+        let acceptor = options.tls.as_ref().map(tls::acceptor).transpose()?;
+        let lobby = Lobby::new(input.clone(), options.connections_max, acceptor);
         let control_input = input.clone();
         let engine =
             std::thread::Builder::new().name("stepdown-engine".to_string()).spawn(move || {

@@ -8,13 +8,15 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::engine::Input;
 
@@ -24,8 +26,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const CHUNKS_IN_FLIGHT: usize = 16;
 /// Bytes waiting for one slow reader; a little more than two of the largest messages.
 const OUTGOING_BYTES_MAX: usize = 100_000_000;
-/// Connections open at once, over all members.
-const CONNECTIONS_MAX: usize = 10_000;
+/// How long a client may take over its TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What all doors share.
 #[derive(Clone)]
@@ -33,6 +35,7 @@ pub(crate) struct Lobby {
     input: Sender<Input>,
     places: Arc<Semaphore>,
     last_number: Arc<AtomicU64>,
+    tls: Option<TlsAcceptor>,
 }
 
 /// Names a connection between its task and the engine.
@@ -59,11 +62,16 @@ impl Outgoing {
 }
 
 impl Lobby {
-    pub(crate) fn new(input: Sender<Input>) -> Self {
+    pub(crate) fn new(
+        input: Sender<Input>,
+        connections_max: usize,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         Lobby {
             input,
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            places: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
             last_number: Arc::default(),
+            tls,
         }
     }
 }
@@ -128,29 +136,52 @@ async fn accept(listener: TcpListener, member: usize, lobby: Lobby) {
             continue;
         };
         let number = lobby.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        tokio::spawn(serve(stream, remote, member, number, lobby.input.clone(), place));
+        let visit = Visit { remote, member, number, input: lobby.input.clone(), _place: place };
+        tokio::spawn(welcome(stream, lobby.tls.clone(), visit));
     }
 }
 
-/// One connection, from accept to close.
-async fn serve(
-    mut stream: TcpStream,
+/// A connection and its place.
+struct Visit {
     remote: SocketAddr,
     member: usize,
     number: ConnectionNumber,
     input: Sender<Input>,
     _place: OwnedSemaphorePermit,
-) {
+}
+
+/// Shakes hands, if that is the custom here, and serves.
+async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, visit: Visit) {
     // Requests and replies are small, and somebody waits for each.
     let _ = stream.set_nodelay(true);
+    let Some(acceptor) = tls else {
+        let (reader, writer) = stream.into_split();
+        return serve(reader, writer, None, visit).await;
+    };
+    // A client that does not know TLS, or is not believed, is closed upon.
+    let greeted = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
+    if let Ok(Ok(stream)) = greeted {
+        let certificate = super::tls::subject(stream.get_ref().1);
+        let (reader, writer) = tokio::io::split(stream);
+        serve(reader, writer, certificate, visit).await;
+    }
+}
+
+/// One connection, from accept to close.
+async fn serve(
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    certificate: Option<String>,
+    visit: Visit,
+) {
+    let Visit { remote, member, number, input, _place } = visit;
     let (queue, outgoing) = unbounded_channel();
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let ours = Outgoing { queue, queued_bytes: queued_bytes.clone() };
-    let opened = Input::Opened { member, connection: number, remote, outgoing: ours };
+    let opened = Input::Opened { member, connection: number, remote, certificate, outgoing: ours };
     if input.send(opened).is_err() {
         return;
     }
-    let (reader, writer) = stream.split();
     tokio::select! {
         () = read(reader, number, &input) => {}
         () = write(writer, outgoing, &queued_bytes) => {}
@@ -159,7 +190,7 @@ async fn serve(
 }
 
 async fn read(
-    mut reader: tokio::net::tcp::ReadHalf<'_>,
+    mut reader: impl AsyncRead + Unpin,
     connection: ConnectionNumber,
     input: &Sender<Input>,
 ) {
@@ -182,12 +213,13 @@ async fn read(
 }
 
 async fn write(
-    mut writer: tokio::net::tcp::WriteHalf<'_>,
+    mut writer: impl AsyncWrite + Unpin,
     mut outgoing: UnboundedReceiver<Vec<u8>>,
     queued_bytes: &AtomicUsize,
 ) {
     while let Some(bytes) = outgoing.recv().await {
-        if writer.write_all(&bytes).await.is_err() {
+        // What TLS has taken in has to be flushed; a plain socket has nothing to flush.
+        if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
             return;
         }
         queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);

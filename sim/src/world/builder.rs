@@ -24,6 +24,7 @@ pub struct SimBuilder {
     seed_list: bool,
     version: ServerVersion,
     oplog_size_bytes: usize,
+    auth: bool,
     record: Record,
     event_cap: usize,
     latency: (Duration, Duration),
@@ -43,6 +44,7 @@ impl SimBuilder {
             seed_list: true,
             version: ServerVersion::default(),
             oplog_size_bytes: DEFAULT_OPLOG_BYTES,
+            auth: false,
             record: Record::default(),
             event_cap: usize::MAX,
             latency: (Duration::from_micros(250), Duration::from_micros(750)),
@@ -95,6 +97,13 @@ impl SimBuilder {
     /// How large each member's oplog may grow (`--oplogSize`); 64 MiB unless told.
     pub fn oplog_size_bytes(mut self, bytes: usize) -> Self {
         self.oplog_size_bytes = bytes;
+        self
+    }
+
+    /// Whether access is controlled (`--auth`); not unless told. Nobody can authenticate unless the
+    /// feature `auth` is on.
+    pub fn auth(mut self, on: bool) -> Self {
+        self.auth = on;
         self
     }
 
@@ -166,6 +175,7 @@ impl SimBuilder {
         world.seed_list = self.seed_list;
         world.version = self.version;
         world.oplog_size_bytes = self.oplog_size_bytes;
+        world.auth = self.auth;
         world.invariants = self.check_invariants.then(Invariants::new);
         world.check_messages = self.check_messages;
         world.srv = self.srv;

@@ -89,6 +89,8 @@ pub(crate) struct Connection {
     id: ConnectionId,
     /// Set for connections that end outside the world: no latency, output is collected.
     external: Option<ExternalId>,
+    /// The subject of the client's verified certificate.
+    pub(crate) certificate: Option<Arc<str>>,
     /// Bytes the client has not read yet, from `read_from` on.
     inbound: Vec<u8>,
     read_from: usize,
@@ -156,6 +158,7 @@ impl World {
             server_side: ServerSide::Unaware,
             id: ConnectionId(0),
             external,
+            certificate: None,
             inbound: Vec::new(),
             read_from: 0,
             waiter: None,
@@ -286,8 +289,9 @@ impl World {
         connection.server_side = ServerSide::Open;
         connection.id = host.admit_connection(handle);
         let (id, remote) = (connection.id, connection.remote.clone());
+        let certificate = connection.certificate.clone();
         self.send_down(handle, DownSegment::Accepted);
-        self.deliver(node, Input::ClientOpened { connection: id, remote });
+        self.deliver(node, Input::ClientOpened { connection: id, remote, certificate });
     }
 
     /// A process writes to, or closes, one of its connections.

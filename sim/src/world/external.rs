@@ -37,6 +37,7 @@ impl World {
         &mut self,
         node: u32,
         remote: Arc<str>,
+        certificate: Option<Arc<str>>,
     ) -> Result<ExternalId, Refused> {
         if !self.nodes[node as usize].is_alive() {
             return Err(Refused);
@@ -46,6 +47,9 @@ impl World {
         let id = ExternalId(self.last_external);
         let handle = self.new_connection(client, node, remote, Some(id));
         self.externals.push((id, handle));
+        if let Some(connection) = self.connections.get_mut(handle) {
+            connection.certificate = certificate;
+        }
         self.begin_external(handle);
         Ok(id)
     }

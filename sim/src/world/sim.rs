@@ -301,9 +301,22 @@ impl Sim {
         member: impl Into<Target>,
         remote: &str,
     ) -> Result<ExternalId, Refused> {
+        self.open_external_as(member, remote, None)
+    }
+
+    /// The same for a client whose certificate TLS has verified: its subject (RFC 4514).
+    ///
+    /// # Errors
+    /// Nobody of that name runs.
+    pub fn open_external_as(
+        &self,
+        member: impl Into<Target>,
+        remote: &str,
+        certificate: Option<&str>,
+    ) -> Result<ExternalId, Refused> {
         let mut world = self.world();
         let node = world.node(&member.into()).map_err(|_: FaultError| Refused)?;
-        world.open_external(node, remote.into())
+        world.open_external(node, remote.into(), certificate.map(Into::into))
     }
 
     /// Bytes from outside; nothing happens if the connection is closed.

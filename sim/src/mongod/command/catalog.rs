@@ -16,6 +16,7 @@ use super::statistics::storage_size;
 use super::views::check_not_view;
 use super::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::Mongod;
+use crate::mongod::auth::role::Resource;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::OpKind;
 use crate::mongod::optime::OpTime;
@@ -460,18 +461,26 @@ fn list_databases(
     now: Instant,
     op: &Operation,
 ) -> Result<Outcome, CommandError> {
-    let (mut name_only, mut filter) = (false, None);
+    let (mut name_only, mut filter, mut authorized) = (false, None, None);
     each_argument("listDatabases", &op.body, |field, value| {
         match field {
             "nameOnly" => name_only = safe_boolean("listDatabases.nameOnly", value)?,
             "filter" => filter = Some(document("listDatabases.filter", value)?),
             "authorizedDatabases" => {
-                safe_boolean("listDatabases.authorizedDatabases", value)?;
+                authorized = Some(safe_boolean("listDatabases.authorizedDatabases", value)?);
             }
             _ => return Ok(false),
         }
         Ok(true)
     })?;
+    let sees_all = server.may(op, Resource::Cluster, "listDatabases");
+    if authorized == Some(false) && !sees_all {
+        return Err(CommandError::new(
+            error::UNAUTHORIZED,
+            "Insufficient permissions to list all databases",
+        ));
+    }
+    let own_only = authorized == Some(true) || !sees_all;
     let matcher = parse_filter(server, now, op, filter)?;
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     let mut sizes: std::collections::BTreeMap<String, i64> = Default::default();
@@ -479,9 +488,16 @@ fn list_databases(
         let db = split(view.namespace()).0.to_owned();
         *sizes.entry(db).or_default() += storage_size(&view) + 4096;
     }
+    // What a set keeps for itself is there from its first second on.
+    for name in ["admin", "config"] {
+        sizes.entry(name.to_owned()).or_insert(4096 * 2);
+    }
     sizes.insert("local".to_owned(), server.storage.oplog().size_bytes() as i64);
     let (mut databases, mut total) = (RawArrayBuf::new(), 0_i64);
     for (name, size) in sizes {
+        if own_only && !server.sees_database(op, &name) {
+            continue;
+        }
         let full = rawdoc! { "name": name.as_str(), "sizeOnDisk": size, "empty": false };
         if matcher.as_ref().map_or(Ok(true), |matcher| matcher.matches(&full))? {
             total += size;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bson::RawDocumentBuf;
 use stepdown_driver::Instant;
-use stepdown_driver::wire::{FrameReader, Message, encode_reply};
+use stepdown_driver::options::Compressor;
+use stepdown_driver::wire::{self, FrameReader, Message, encode_reply};
 
 use super::wait::Wait;
+use crate::mongod::auth::Identity;
 use crate::mongod::optime::OpTime;
 use crate::mongod::{ConnectionId, Mongod, Output};
 
@@ -42,6 +44,12 @@ pub(crate) struct Client {
     pub app_name: Option<String>,
     /// `client` of its first hello.
     pub metadata: Option<RawDocumentBuf>,
+    /// Who it has shown to be.
+    pub identity: Identity,
+    /// The compressors agreed on at its first hello, the client's favourite first.
+    pub compressors: Vec<Compressor>,
+    /// The request in work came compressed.
+    pub compressed: bool,
     /// The optime of the connection's last write.
     pub last_op: OpTime,
 }
@@ -78,7 +86,12 @@ impl Clients {
 }
 
 impl Mongod {
-    pub(crate) fn client_opened(&mut self, connection: ConnectionId, remote: Arc<str>) {
+    pub(crate) fn client_opened(
+        &mut self,
+        connection: ConnectionId,
+        remote: Arc<str>,
+        certificate: Option<Arc<str>>,
+    ) {
         self.clients.opened += 1;
         let client = Client {
             reader: FrameReader::new(),
@@ -90,6 +103,9 @@ impl Mongod {
             greeted: false,
             app_name: None,
             metadata: None,
+            identity: Identity::of(certificate),
+            compressors: Vec::new(),
+            compressed: false,
             last_op: OpTime::NULL,
         };
         let before = self.clients.connections.insert(connection, client);
@@ -147,6 +163,7 @@ impl Mongod {
             match next {
                 Ok(Some(message)) => {
                     client.busy = true;
+                    client.compressed = client.reader.was_compressed();
                     self.serve(now, connection, message);
                 }
                 Ok(None) => {
@@ -163,6 +180,19 @@ impl Mongod {
     pub(crate) fn client_is_free(&mut self, connection: ConnectionId) {
         if let Some(client) = self.clients.get_mut(connection) {
             client.busy = false;
+        }
+    }
+
+    /// A reply as the request came: compressed, if that was.
+    fn in_kind(&self, connection: ConnectionId, bytes: Vec<u8>) -> Vec<u8> {
+        let client = self.clients.get(connection).filter(|client| client.compressed);
+        let Some(compressor) = client.and_then(|client| client.compressors.first()) else {
+            return bytes;
+        };
+        let mut packed = Vec::with_capacity(bytes.len());
+        match wire::compress(&bytes, compressor, &mut packed) {
+            Ok(()) => packed,
+            Err(_) => bytes,
         }
     }
 
@@ -183,6 +213,7 @@ impl Mongod {
         } else {
             encode_reply(&mut bytes, request_id, response_to, flags, body);
         }
+        let bytes = self.in_kind(connection, bytes);
         self.counters.bytes_out += bytes.len() as i64;
         self.outputs.push_back(Output::ClientBytes { connection, bytes });
         request_id

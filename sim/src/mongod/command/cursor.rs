@@ -1,6 +1,6 @@
 //! Cursors: the table of open ones, `getMore`, `killCursors`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use super::arguments::{
 };
 use super::operation::{ReadConcern, ReadConcernLevel};
 use super::parameters::Parameters;
+use super::request::Request;
 use super::scan::Scan;
 use super::spec::{CommandSpec, Gate};
+use super::wait::Wait;
 use super::{Operation, Outcome, ReadAt};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
@@ -53,6 +55,8 @@ const MAX_CURSORS: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Cursors {
     by_id: BTreeMap<i64, Cursor>,
+    /// Those whose query has a limit of time, which holds for their batches, too.
+    limited: BTreeSet<i64>,
     /// When idle cursors are looked for next.
     sweep_at: Instant,
 }
@@ -83,6 +87,23 @@ pub(crate) enum Source {
     Ready { documents: VecDeque<Arc<RawDocumentBuf>>, limited: bool },
     /// From the collection, or the oplog, one after another.
     Scan(Box<Scan>),
+}
+
+/// Between two answers of an exhaust cursor: long enough for what is written to leave.
+const STREAM_PAUSE: Duration = Duration::from_micros(50);
+
+impl Mongod {
+    /// An exhaust cursor goes on: the next batch without being asked for.
+    pub(crate) fn go_on_streaming(
+        &mut self,
+        now: Instant,
+        mut request: Box<Request>,
+        replied_with: i32,
+    ) {
+        request.answer.response_to = replied_with;
+        request.operation.waited = false;
+        self.park(request, Wait::Again { at: now + STREAM_PAUSE });
+    }
 }
 
 /// The documents of one reply.
@@ -169,6 +190,11 @@ impl Cursors {
         self.by_id.iter().map(|(id, cursor)| (*id, cursor))
     }
 
+    /// The query that has just opened a cursor has a limit of time.
+    pub(crate) fn limit_time(&mut self, id: i64) {
+        self.limited.insert(id);
+    }
+
     /// Closes the cursors of a session that ended.
     pub(crate) fn close_session(&mut self, lsid: Uuid) {
         self.by_id.retain(|_, cursor| cursor.lsid != Some(lsid));
@@ -192,6 +218,7 @@ impl Cursors {
         self.sweep_at = now + Duration::from_secs(60);
         let millis = parameters.number("cursorTimeoutMillis").max(0) as u64;
         let timeout = Duration::from_millis(millis);
+        self.limited.retain(|id| self.by_id.contains_key(id));
         self.by_id.retain(|_, cursor| cursor.no_timeout || cursor.used + timeout > now);
     }
 }
@@ -287,6 +314,10 @@ fn get_more(
             format!("cursor id {id} not found"),
         ));
     };
+    if server.cursors.limited.contains(&id) && server.fail_points.is_on("maxTimeAlwaysTimeOut") {
+        server.cursors.by_id.remove(&id);
+        return Err(super::wait::max_time_expired());
+    }
     let namespace = operation.namespace(collection);
     if namespace != cursor.namespace {
         return Err(CommandError::new(

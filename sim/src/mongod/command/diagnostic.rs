@@ -11,7 +11,6 @@ use crate::mongod::error::CommandError;
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::anywhere(&["buildInfo", "buildinfo"], false, build_info),
-    CommandSpec::anywhere(&["connectionStatus"], false, connection_status),
     CommandSpec::anywhere(&["getCmdLineOpts"], true, get_cmd_line_opts),
     CommandSpec::anywhere(&["getDefaultRWConcern"], true, get_default_rw_concern),
     CommandSpec::anywhere(&["getLog"], true, get_log),
@@ -47,12 +46,6 @@ fn build_info(server: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome,
     })
 }
 
-fn connection_status(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
-    Outcome::document(&doc! {
-        "authInfo": { "authenticatedUsers": [], "authenticatedUserRoles": [] },
-    })
-}
-
 fn get_cmd_line_opts(
     server: &mut Mongod,
     _: Instant,
@@ -73,6 +66,10 @@ fn get_cmd_line_opts(
         }
         argv.extend(["--replSet".into(), Bson::from(text.as_str())]);
         parsed.insert("replication", doc! { "replSet": text });
+    }
+    if server.options.auth {
+        argv.push("--auth".into());
+        parsed.insert("security", doc! { "authorization": "enabled" });
     }
     argv.extend(["--setParameter".into(), "enableTestCommands=1".into()]);
     parsed.insert("setParameter", doc! { "enableTestCommands": "1" });

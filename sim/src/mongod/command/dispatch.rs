@@ -43,45 +43,6 @@ fn is_inside_transaction(request: &Request) -> bool {
     matches!(step_of(&request.operation), Some(Step::Start | Step::Continue))
 }
 
-/// Whether the command takes the level of read concern it was given, or its transaction does.
-///
-/// # Errors
-/// 72, in the words of a real server.
-fn supports_read_concern(request: &Request) -> Result<(), CommandError> {
-    let operation = &request.operation;
-    let level = operation.read_concern.level;
-    if level == ReadConcernLevel::Local || step_of(operation).is_some() {
-        return Ok(());
-    }
-    let why = match (request.spec.names[0], level) {
-        ("count", ReadConcernLevel::Snapshot) => "read concern snapshot not supported".to_owned(),
-        ("aggregate", ReadConcernLevel::Linearizable) => match writing_stage(operation) {
-            Some(stage) => {
-                format!("{stage} cannot be used with a 'linearizable' read concern level")
-            }
-            None => return Ok(()),
-        },
-        ("aggregate" | "count" | "dbHash" | "distinct" | "find", _) => return Ok(()),
-        _ => "read concern not supported".to_owned(),
-    };
-    Err(CommandError::new(
-        INVALID_OPTIONS,
-        format!(
-            "Command {} does not support {{ readConcern: {{ level: \"{}\", provenance: \
-             \"clientSupplied\" }} }} :: caused by :: {why}",
-            request.spec.names[0],
-            level.as_str(),
-        ),
-    ))
-}
-
-/// The stage of an aggregation that writes, if it has one.
-fn writing_stage(operation: &Operation) -> Option<&'static str> {
-    let last = operation.body.get_array("pipeline").ok()?.into_iter().last()?.ok()?;
-    let name = last.as_document()?.iter_elements().next()?.ok()?.key().as_str().to_owned();
-    ["$out", "$merge"].into_iter().find(|stage| *stage == name)
-}
-
 impl Mongod {
     /// Takes up one request.
     pub(crate) fn serve(&mut self, now: Instant, connection: ConnectionId, message: Message) {
@@ -125,7 +86,8 @@ impl Mongod {
         }
     }
 
-    fn begin(&mut self, now: Instant, request: Box<Request>) {
+    /// Takes up a request: for the first time, or again for the next answer of a stream.
+    pub(crate) fn begin(&mut self, now: Instant, request: Box<Request>) {
         if let Some(ts) = request.cluster_time
             && let Err(error) = self.hear_cluster_time(now, ts)
         {
@@ -133,6 +95,10 @@ impl Mongod {
             return;
         }
         self.counters.count(&request);
+        if let Err(error) = self.authorize(&request) {
+            self.finish(now, request, Err(error), None);
+            return;
+        }
         self.note_app_name(&request.operation);
         if let Some(request) = self.pass_fail_points(now, request) {
             self.pass_gate(now, request);
@@ -188,7 +154,7 @@ impl Mongod {
             self.park(request, Wait::Unlocked);
             return;
         }
-        let gate = self.gate(&request).and_then(|()| supports_read_concern(&request));
+        let gate = self.gate(&request);
         let outcome = match gate.and_then(|()| self.begin_statement(now, &mut request)) {
             Ok(()) => self.read_concern_is_met(now, &request),
             Err(error) => {
@@ -381,6 +347,12 @@ impl Mongod {
                 self.try_step_down(now, request, until, period_end, force);
             }
             Ok(Outcome::Reply(reply)) => {
+                if request.operation.max_time.is_some()
+                    && request.spec.gate == Gate::Read
+                    && let Some(id) = open_cursor(&reply)
+                {
+                    self.cursors.limit_time(id);
+                }
                 if request.operation.read_concern.level == ReadConcernLevel::Linearizable
                     && request.spec.gate == Gate::Read
                 {
@@ -553,11 +525,16 @@ impl Mongod {
             && is_hello
             && failed_code.is_none()
             && request.operation.waited_version().is_some();
-        let flags = if exhausts { Flags::MORE_TO_COME.0 } else { 0 };
+        let streams = answer.exhaust
+            && request.spec.names[0] == "getMore"
+            && outcome.as_ref().is_ok_and(|body| open_cursor(body).is_some());
+        let flags = if exhausts || streams { Flags::MORE_TO_COME.0 } else { 0 };
         let request_id =
             self.send_reply(answer.connection, answer.response_to, answer.legacy, flags, &reply);
         if exhausts {
             self.go_on_exhausting(now, request, request_id);
+        } else if streams {
+            self.go_on_streaming(now, request, request_id);
         } else {
             self.free(now, answer.connection);
         }
@@ -711,6 +688,12 @@ fn check_documents(message: &Message) -> Result<(), CommandError> {
     check_nesting(&message.body)?;
     let mut documents = message.sequences.iter().flat_map(|(_, documents)| documents);
     documents.try_for_each(|document| check_nesting(document))
+}
+
+/// The cursor that a reply leaves open.
+fn open_cursor(body: &bson::RawDocument) -> Option<i64> {
+    let id = body.get_document("cursor").and_then(|cursor| cursor.get_i64("id")).ok()?;
+    (id != 0).then_some(id)
 }
 
 /// The category NotPrimaryError.

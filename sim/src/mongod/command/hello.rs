@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bson::{DateTime, RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
-use stepdown_driver::Instant;
+use stepdown_driver::options::Compressor;
+use stepdown_driver::{Instant, wire};
 
 use super::arguments::type_name as raw_type_name;
 use super::operation::{Operation, Outcome};
@@ -97,9 +98,18 @@ fn hello(
     reply.append(cstr!("minWireVersion"), 0);
     reply.append(cstr!("maxWireVersion"), server.options.version.wire_version());
     reply.append(cstr!("readOnly"), false);
-    if let Ok(user) = operation.body.get_str("saslSupportedMechs") {
-        let _nobody = user;
-        reply.append(cstr!("saslSupportedMechs"), RawArrayBuf::new());
+    if let Some(compression) = agree_on_compression(server, operation) {
+        reply.append(cstr!("compression"), compression);
+    }
+    if let Ok(user) = operation.body.get_str("saslSupportedMechs")
+        && let Some(mechanisms) = server.supported_mechanisms(user)
+    {
+        reply.append(cstr!("saslSupportedMechs"), mechanisms);
+    }
+    if !operation.waited
+        && let Some(answer) = server.speculate(operation.connection, &operation.body)
+    {
+        reply.append(cstr!("speculativeAuthenticate"), answer);
     }
     Ok(Outcome::Reply(reply))
 }
@@ -134,6 +144,33 @@ fn note_client(server: &mut Mongod, operation: &Operation) -> Result<(), Command
         client.greeted = true;
     }
     Ok(())
+}
+
+/// The compressors that both ends have, in the client's order; agreed on once.
+fn agree_on_compression(server: &mut Mongod, operation: &Operation) -> Option<RawArrayBuf> {
+    let client = server.clients.get_mut(operation.connection)?;
+    if let Ok(wanted) = operation.body.get_array("compression") {
+        let known = |name: &str| match name {
+            "snappy" => Some(Compressor::Snappy),
+            "zlib" => Some(Compressor::Zlib { level: None }),
+            "zstd" => Some(Compressor::Zstd { level: None }),
+            _ => None,
+        };
+        client.compressors = wanted
+            .into_iter()
+            .flatten()
+            .filter_map(|name| known(name.as_str()?))
+            .filter(wire::is_compressor_built_in)
+            .collect();
+    }
+    if client.compressors.is_empty() {
+        return None;
+    }
+    let mut names = RawArrayBuf::new();
+    for compressor in &client.compressors {
+        names.push(compressor.name());
+    }
+    Some(names)
 }
 
 /// Whether this hello waits for a change.

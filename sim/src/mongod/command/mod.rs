@@ -22,8 +22,8 @@ pub(crate) mod parameters;
 mod read;
 mod replication;
 pub(crate) mod request;
+pub(crate) mod sasl;
 mod scan;
-mod search_index;
 mod server_status;
 mod session;
 pub(crate) mod spec;
@@ -32,6 +32,7 @@ mod statistics;
 mod testing;
 mod transaction;
 pub(crate) mod upkeep;
+mod users;
 pub(crate) mod views;
 pub(crate) mod wait;
 mod write;
@@ -56,13 +57,14 @@ const FAMILIES: &[&[CommandSpec]] = &[
     indexes::COMMANDS,
     read::COMMANDS,
     replication::COMMANDS,
+    sasl::COMMANDS,
     server_status::COMMANDS,
-    search_index::COMMANDS,
     session::COMMANDS,
     statistics::COMMANDS,
     testing::COMMANDS,
     transaction::COMMANDS,
     upkeep::COMMANDS,
+    users::COMMANDS,
     write::COMMANDS,
 ];
 

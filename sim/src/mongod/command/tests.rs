@@ -35,6 +35,7 @@ impl Server {
         let host: Arc<str> = "a:27017".into();
         let options = Options {
             check_messages: true,
+            auth: false,
             oplog_size_bytes: crate::mongod::storage::DEFAULT_OPLOG_BYTES,
             repl_set: Some(ReplSetOption { name: "foo".into(), seeds: vec![host.clone()] }),
             host,
@@ -46,9 +47,14 @@ impl Server {
         let random = RandomStream::new(1, "a:27017");
         let mongod = Mongod::start(now, options, DataFiles::default(), random);
         let mut server = Server { mongod, now, request_id: 0 };
-        server
-            .mongod
-            .handle(now, Input::ClientOpened { connection: CLIENT, remote: "client:1".into() });
+        server.mongod.handle(
+            now,
+            Input::ClientOpened {
+                connection: CLIENT,
+                remote: "client:1".into(),
+                certificate: None,
+            },
+        );
         let config = doc! { "_id": "foo", "members": [{ "_id": 0, "host": "a:27017" }] };
         server.ok("admin", doc! { "replSetInitiate": config });
         server.wait_until_writable();
@@ -57,7 +63,10 @@ impl Server {
 
     fn connect(&mut self) {
         let remote = "client:1".into();
-        self.mongod.handle(self.now, Input::ClientOpened { connection: CLIENT, remote });
+        self.mongod.handle(
+            self.now,
+            Input::ClientOpened { connection: CLIENT, remote, certificate: None },
+        );
     }
 
     fn wait_until_writable(&mut self) {

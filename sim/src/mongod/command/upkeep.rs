@@ -109,10 +109,9 @@ fn profile(
         }
         Ok(true)
     })?;
-    match level {
-        0..=2 => set.level = level as i32,
-        // Measured: any other number only asks.
-        _ => {}
+    // Measured: any other number only asks.
+    if (0..=2).contains(&level) {
+        set.level = level as i32;
     }
     server.profilers.insert(operation.db.clone(), set);
     Outcome::document(&doc! {

@@ -24,6 +24,8 @@ pub(crate) struct Parked {
 /// What it waits for.
 #[derive(Debug)]
 pub(crate) enum Wait {
+    /// The next answer of an exhaust cursor: the request is taken up again.
+    Again { at: Instant },
     /// `sleep`: the command runs again when it is over.
     Asleep { until: Instant },
     /// A fail point holds it up; then it goes on, or fails with this.
@@ -95,7 +97,8 @@ impl Parked {
     /// When it must be looked at again, whatever happens.
     pub(crate) fn deadline(&self) -> Instant {
         let own = match &self.wait {
-            Wait::Asleep { until }
+            Wait::Again { at: until }
+            | Wait::Asleep { until }
             | Wait::Blocked { until, .. }
             | Wait::Data { until }
             | Wait::Hello { until, .. }
@@ -151,7 +154,8 @@ impl Mongod {
         let (concerned, waiting) =
             std::mem::take(&mut self.parked).into_iter().partition(|parked: &Parked| {
                 let concerned = match &parked.wait {
-                    Wait::Asleep { .. }
+                    Wait::Again { .. }
+                    | Wait::Asleep { .. }
                     | Wait::Blocked { .. }
                     | Wait::Quorum { .. }
                     | Wait::Shutdown => false,
@@ -185,13 +189,6 @@ impl Mongod {
         let out_of_time = request.max_time_at() <= now;
         match wait {
             Wait::Blocked { until, then } if until <= now => match then {
-                // Measured: what limits a getMore is how long it waits for data, and it begins to wait
-                // after the delay.
-                Then::GoOn if request.spec.names[0] == "getMore" => {
-                    let mut request = request;
-                    request.operation.started = now;
-                    self.pass_gate(now, request);
-                }
                 Then::Fail(error) => self.finish(now, request, Err(error), None),
                 Then::Close => self.close_client(request.answer.connection),
                 // Measured: the delay counts, whatever the command.
@@ -200,6 +197,7 @@ impl Mongod {
                 }
                 Then::GoOn => self.pass_gate(now, request),
             },
+            Wait::Again { at } if at <= now => self.begin(now, request),
             Wait::Asleep { until } if until <= now => self.run(now, request, true),
             Wait::Unlocked if !out_of_time => self.pass_gate(now, request),
             Wait::Data { until } => self.run(now, request, until <= now || out_of_time),
@@ -274,7 +272,8 @@ impl Mongod {
             Wait::Asleep { .. } | Wait::Quorum { .. } if out_of_time => {
                 self.finish(now, request, Err(max_time_expired()), None);
             }
-            wait @ (Wait::Asleep { .. }
+            wait @ (Wait::Again { .. }
+            | Wait::Asleep { .. }
             | Wait::Blocked { .. }
             | Wait::Quorum { .. }
             | Wait::Shutdown) => {
