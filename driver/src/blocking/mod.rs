@@ -2,7 +2,7 @@
 //!
 //! The types have the names they have elsewhere, and everything that builds an operation is theirs by
 //! [`Deref`]: options are set as always, and [`Run::run`] runs it, where async code would `.await`.
-//! Each server is watched by one or two threads; a client that is dropped or closed ends them within a
+//! What has async methods of its own (GridFS streams) is driven by [`block_on`]. Each server is watched by one or two threads; a client that is dropped or closed ends them within a
 //! tenth of a second.
 //!
 //! ```no_run
@@ -35,7 +35,8 @@ use crate::client::{CollectionOptions, SessionOptions};
 use crate::error::Result;
 use crate::options::{ClientOptions, SelectionCriteria, WriteConcern};
 use crate::sdam::TopologyDescription;
-use crate::transport::threads::{ThreadTransport, block_on};
+use crate::transport::threads::ThreadTransport;
+pub use crate::transport::threads::block_on;
 
 /// A client of one deployment: see [`crate::Client`].
 #[derive(Clone, Debug)]

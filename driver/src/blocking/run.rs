@@ -7,7 +7,9 @@ use crate::client::{
     CreateIndexesResult, DatabaseSpecification, InsertManyResult, InsertOneResult,
 };
 use crate::error::Result;
-use crate::operation::{DeleteResult, IndexModel, UpdateResult};
+use crate::operation::{
+    BulkWriteResult, CollectionBulkWriteResult, DeleteResult, IndexModel, UpdateResult,
+};
 use crate::transport::threads::block_on;
 
 /// Runs an operation on this thread and waits for it. Every builder of operations has it.
@@ -78,6 +80,8 @@ same! {
     impl[] bson::RawDocumentBuf;
     impl[T] Option<T>;
     impl[T] Vec<T>;
+    impl[] BulkWriteResult;
+    impl[] CollectionBulkWriteResult;
     impl[] CreateIndexesResult;
     impl[] DatabaseSpecification;
     impl[] DeleteResult;

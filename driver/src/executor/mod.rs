@@ -14,6 +14,7 @@ mod tell;
 
 use std::sync::Arc;
 
+use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
 use self::cluster::Selected;
@@ -276,7 +277,7 @@ impl Operation<'_> {
             }
         };
         if replies {
-            if let Ok(time) = body.get_document("$clusterTime") {
+            if let Ok(Some(RawBsonRef::Document(time))) = body.get("$clusterTime") {
                 self.cluster.cluster_time.advance(time);
             }
             session.replied(self.cluster.now(), self.command, &body);

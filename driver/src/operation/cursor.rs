@@ -42,8 +42,11 @@ impl CursorReply {
             }
             _ => return Err(lacks(command, "batch")),
         };
-        let post_batch_resume_token =
-            cursor.get_document("postBatchResumeToken").ok().map(RawDocument::to_owned);
+        // Most replies have none, and bson's error for that would cost an allocation.
+        let post_batch_resume_token = match cursor.get("postBatchResumeToken") {
+            Ok(Some(RawBsonRef::Document(token))) => Some(token.to_owned()),
+            _ => None,
+        };
         // The array is a part of the reply: find out which.
         let start = batch.as_bytes().as_ptr() as usize - reply.as_bytes().as_ptr() as usize;
         let end = start + batch.as_bytes().len();
