@@ -368,9 +368,9 @@ impl Cluster {
             let snapshot = self.snapshot();
             let late = limit.is_some() && by.is_some_and(|by| self.now() >= by);
             if let Some(server) = self.pick(&snapshot, target, avoid)?.filter(|_| !late) {
-                let known = limit.and_then(|_| snapshot.description.server(server.address()));
+                let least = limit.map(|_| server.monitor.min_round_trip_time());
                 return Ok(Selected {
-                    min_round_trip_time: known.map_or(Duration::ZERO, |s| s.min_round_trip_time),
+                    min_round_trip_time: least.unwrap_or_default(),
                     check_out_by: limit.and(by).unwrap_or(Instant::NEVER),
                     server,
                     topology: snapshot.description,

@@ -35,6 +35,12 @@ pub(crate) struct MonitorHandle {
 }
 
 impl MonitorHandle {
+    /// The least of the last round-trip times, as fresh as they are measured: the description of the
+    /// server has what was known at its last check.
+    pub(crate) fn min_round_trip_time(&self) -> std::time::Duration {
+        lock(&self.round_trips).min()
+    }
+
     /// Asks for a check as soon as the shortest pause allows.
     pub(crate) fn check_now(&self) {
         self.check_now.raise();

@@ -339,7 +339,7 @@ impl Mongod {
         else {
             return Ok(());
         };
-        // The connection goes in either case, unless told otherwise.
+        // A failure does not keep the connection from being closed.
         self.lose_connection = data.get_bool("closeConnection").unwrap_or(true);
         if let Ok(code) = data.get_i32("failBeforeCommitExceptionCode") {
             let session = draft.session.as_ref().expect("the caller looked");

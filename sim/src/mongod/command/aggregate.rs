@@ -19,7 +19,6 @@ use super::spec::{CommandSpec, Gate};
 use super::statistics::storage_stats;
 use super::views::{Resolved, resolve};
 use super::{Operation, Outcome, ReadAt, aggregate_output};
-use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::query::aggregate::Place;
 use crate::mongod::query::collation::Collation;
@@ -28,6 +27,7 @@ use crate::mongod::query::value::{ValueRef, to_raw};
 use crate::mongod::query::{Matcher, Pipeline, PipelineContext};
 use crate::mongod::session::Sessions;
 use crate::mongod::storage::Storage;
+use crate::mongod::{Mongod, ServerVersion};
 use crate::random::RandomStream;
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[CommandSpec {
@@ -318,7 +318,7 @@ fn read_all(
     found.iter().map(|found| decode(&found.document)).collect()
 }
 
-/// `$collStats` and `$indexStats`; `None` for any other stage.
+/// `$collStats`, `$indexStats`, `$currentOp` and `$listLocalSessions`; `None` for any other stage.
 fn statistics(
     server: &Mongod,
     now: Instant,
@@ -332,6 +332,13 @@ fn statistics(
     if whole_database && name.as_str() == "$currentOp" {
         let shown = Shown::read(op, value)?;
         return Ok(Some(server.operations(now, op, shown)));
+    }
+    if whole_database && name.as_str() == "$listLocalSessions" {
+        document("$listLocalSessions", value)?;
+        return Ok(Some(super::session::local_sessions(server, now, op)));
+    }
+    if name.as_str() == "$listSearchIndexes" && server.options.version != ServerVersion::V6_0 {
+        return Err(super::search_index::not_enabled());
     }
     if whole_database || !matches!(name.as_str(), "$collStats" | "$indexStats") {
         return Ok(None);

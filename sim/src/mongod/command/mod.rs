@@ -24,6 +24,7 @@ mod replication;
 pub(crate) mod request;
 pub(crate) mod sasl;
 mod scan;
+mod search_index;
 mod server_status;
 mod session;
 pub(crate) mod spec;
@@ -59,6 +60,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     replication::COMMANDS,
     sasl::COMMANDS,
     server_status::COMMANDS,
+    search_index::COMMANDS,
     session::COMMANDS,
     statistics::COMMANDS,
     testing::COMMANDS,

@@ -94,6 +94,19 @@ pub enum ReadConcernLevel {
     Snapshot,
 }
 
+impl ReadConcernLevel {
+    /// The name commands give it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReadConcernLevel::Available => "available",
+            ReadConcernLevel::Linearizable => "linearizable",
+            ReadConcernLevel::Local => "local",
+            ReadConcernLevel::Majority => "majority",
+            ReadConcernLevel::Snapshot => "snapshot",
+        }
+    }
+}
+
 /// Which version of the data a read sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadAt {

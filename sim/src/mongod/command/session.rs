@@ -1,7 +1,8 @@
 //! Logical sessions: start, refresh, end.
 
 use bson::raw::cstr;
-use bson::{Binary, RawBsonRef, RawDocumentBuf, Uuid, rawdoc};
+use bson::spec::BinarySubtype;
+use bson::{Binary, DateTime, Document, RawBsonRef, RawDocumentBuf, Uuid, doc, rawdoc};
 use stepdown_driver::Instant;
 
 use super::arguments::{array, document, each_argument, first_value, malformed, wrong_type};
@@ -10,6 +11,12 @@ use super::{Operation, Outcome};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::storage::uuid_of;
+
+/// The SHA-256 digest of no user's name: whom sessions belong to where nobody authenticates.
+const NOBODY: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
 
 const fn command(
     names: &'static [&'static str],
@@ -33,6 +40,21 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     command(&["killAllSessions"], kill_all),
     command(&["killAllSessionsByPattern"], kill_all),
 ];
+
+/// `$listLocalSessions`: the session that asks, and those that wrote and are remembered for it.
+pub(super) fn local_sessions(server: &Mongod, now: Instant, op: &Operation) -> Vec<Document> {
+    let own = op.session.map(|session| (session.lsid, server.wall_millis(now)));
+    let others =
+        server.sessions.known().filter(|(lsid, _)| own.is_none_or(|(own, _)| own != *lsid));
+    let uid = Binary { subtype: BinarySubtype::Generic, bytes: NOBODY.to_vec() };
+    let shown = own.into_iter().chain(others).map(|(lsid, wall_millis)| {
+        doc! {
+            "_id": { "id": Binary::from_uuid(lsid), "uid": uid.clone() },
+            "lastUse": DateTime::from_millis(wall_millis),
+        }
+    });
+    shown.collect()
+}
 
 fn start(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
     each_argument("startSession", &op.body, |_, _| Ok(false))?;

@@ -189,6 +189,13 @@ impl Mongod {
         let out_of_time = request.max_time_at() <= now;
         match wait {
             Wait::Blocked { until, then } if until <= now => match then {
+                // Measured: what limits a getMore is how long it waits for data, and it begins to wait
+                // after the delay.
+                Then::GoOn if request.spec.names[0] == "getMore" => {
+                    let mut request = request;
+                    request.operation.started = now;
+                    self.pass_gate(now, request);
+                }
                 Then::Fail(error) => self.finish(now, request, Err(error), None),
                 Then::Close => self.close_client(request.answer.connection),
                 // Measured: the delay counts, whatever the command.

@@ -133,6 +133,12 @@ impl Sessions {
         }
     }
 
+    /// The sessions that wrote and are remembered, and when they did last, in milliseconds since the
+    /// Unix epoch.
+    pub fn known(&self) -> impl Iterator<Item = (Uuid, i64)> {
+        self.by_lsid.iter().map(|(lsid, session)| (*lsid, session.last_write_wall_millis))
+    }
+
     /// Starts anew after a restart, a rollback or an initial sync: from the entries in the oplog,
     /// oldest first, and from what is known of sessions beyond it (`Storage::past_sessions`): those
     /// executed something, but what it answered is not known any more.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bson::{Bson, Document};
 use stepdown_driver::client::{ChangeStream, CollectionOptions, SessionOptions};
 use stepdown_driver::event::EventHandler;
+use stepdown_driver::gridfs::{GridFsBucket, GridFsBucketOptions};
 use stepdown_driver::options::{LogLevel, LogOptions, ServerApi, ServerApiVersion};
 use stepdown_driver::sdam::TopologyDescription;
 use stepdown_driver::telemetry::{SpanRecorder, TracingOptions};
@@ -27,6 +28,7 @@ pub enum Entity {
     Client(Arc<ClientEntity>),
     Database(Database),
     Collection(Collection<Document>),
+    Bucket(GridFsBucket),
     Session(Arc<SessionEntity>),
     Thread(Arc<ThreadEntity>),
     Cursor(Arc<CursorEntity>),
@@ -196,6 +198,7 @@ impl Entities {
                 "client" => Entity::Client(make_client(id, about, way).await?),
                 "database" => Entity::Database(self.make_database(about)?),
                 "collection" => Entity::Collection(self.make_collection(about)?),
+                "bucket" => Entity::Bucket(self.make_bucket(about)?),
                 "session" => Entity::Session(self.make_session(about).await?),
                 "thread" => Entity::Thread(Arc::default()),
                 other => {
@@ -228,6 +231,26 @@ impl Entities {
             Ok(options) => database.collection_with_options(name, collection_options(options)?),
             Err(_) => database.collection(name),
         })
+    }
+
+    fn make_bucket(&self, about: &Document) -> Result<GridFsBucket, Failure> {
+        let database = match self.get(about.get_str("database").unwrap_or_default())? {
+            Entity::Database(database) => database,
+            _ => return Err(Failure::test("a bucket's database is no database")),
+        };
+        let mut options = GridFsBucketOptions::default();
+        if let Ok(given) = about.get_document("bucketOptions") {
+            let mut given = Arguments::new("bucketOptions", given.clone());
+            options.bucket_name = given.text("bucketName")?;
+            options.chunk_size_bytes = given.size("chunkSizeBytes")?;
+            options.read_concern = given.read_concern()?;
+            options.write_concern = given.write_concern()?;
+            options.selection_criteria = given.read_preference()?.map(Into::into);
+            options.timeout = given.millis("timeoutMS")?;
+            given.boolean("disableMD5")?;
+            given.finish()?;
+        }
+        Ok(database.gridfs_bucket(options))
     }
 
     async fn make_session(&self, about: &Document) -> Result<Arc<SessionEntity>, Failure> {

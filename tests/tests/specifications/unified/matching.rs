@@ -149,6 +149,8 @@ impl Matcher<'_> {
                 let lsid = self.names.lsid(name).ok_or_else(|| format!("no session {name}"))?;
                 match there()? {
                     Bson::Document(found) if *found == lsid => Ok(()),
+                    // Spans have it as text.
+                    Bson::String(found) if lsid_text(&lsid).as_ref() == Some(found) => Ok(()),
                     found => Err(format!("{}: {found} is not the lsid of {name}", place(at))),
                 }
             }
@@ -181,6 +183,13 @@ fn operator(value: &Bson) -> Option<(&str, &Bson)> {
     let document = value.as_document().filter(|document| document.len() == 1)?;
     let (key, argument) = document.iter().next()?;
     key.starts_with("$$").then_some((key.as_str(), argument))
+}
+
+fn lsid_text(lsid: &Document) -> Option<String> {
+    match lsid.get("id")? {
+        Bson::Binary(binary) => Some(binary.to_uuid().ok()?.to_string()),
+        _ => None,
+    }
 }
 
 fn place(at: &str) -> &str {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::Bson;
 
-use super::{Call, Performed, Produced, collection, results};
+use super::{Call, Performed, Produced, bulk, collection, results};
 use crate::unified::entities::ClientEntity;
 
 pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performed {
@@ -32,6 +32,7 @@ pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performe
             }
             Ok(results::names(under_terms!(call, action).await?))
         }
+        "clientBulkWrite" => bulk::of_client(call, client).await,
         "createChangeStream" => {
             let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();
             collection::watch(call, client.watch().pipeline(pipeline)).await

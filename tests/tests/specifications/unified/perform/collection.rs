@@ -161,6 +161,12 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             if let Some(size) = call.arguments.size("batchSize")? {
                 action = action.batch_size(size);
             }
+            if let Some(mode) = timeout_mode(&mut call.arguments)? {
+                action = action.timeout_mode(mode);
+            }
+            if let Some(comment) = call.arguments.take("comment") {
+                action = action.comment(comment);
+            }
             let action = under_terms!(call, action);
             let cursor = action.await?;
             if name == "listIndexes" {
@@ -285,7 +291,8 @@ fn resume_token(token: Option<Document>) -> Result<Option<ResumeToken>, Failure>
     Ok(Some(ResumeToken::new(raw)))
 }
 
-fn find_options(arguments: &mut Arguments) -> Result<FindOptions, Failure> {
+/// What a find can be told.
+pub fn find_options(arguments: &mut Arguments) -> Result<FindOptions, Failure> {
     let mut options = FindOptions::default();
     options.sort = arguments.document("sort")?;
     options.projection = arguments.document("projection")?;

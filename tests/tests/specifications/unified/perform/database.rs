@@ -71,6 +71,15 @@ pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
             if let Some(filter) = call.arguments.document("filter")? {
                 action = action.filter(filter);
             }
+            if let Some(size) = call.arguments.size("batchSize")? {
+                action = action.batch_size(size);
+            }
+            if let Some(mode) = collection::timeout_mode(&mut call.arguments)? {
+                action = action.timeout_mode(mode);
+            }
+            if let Some(comment) = call.arguments.take("comment") {
+                action = action.comment(comment);
+            }
             let action = under_terms!(call, action);
             results::all(action.await?).await
         }

@@ -19,6 +19,7 @@ macro_rules! under_terms {
     }};
 }
 
+mod bucket;
 mod bulk;
 mod client;
 mod collection;
@@ -102,6 +103,7 @@ pub fn operation<'a>(
             Entity::Client(client) => client::perform(call, &client).await,
             Entity::Database(database) => database::perform(call, &database).await,
             Entity::Collection(collection) => collection::perform(call, &collection).await,
+            Entity::Bucket(bucket) => bucket::perform(call, &bucket).await,
             Entity::Session(session) => session::perform(call, &session).await,
             Entity::Cursor(cursor) => cursor::perform(call, &cursor).await,
             _ => Err(Failure::test(format!("{} has no operations", operation.object))),

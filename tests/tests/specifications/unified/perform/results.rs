@@ -23,9 +23,21 @@ pub fn names(names: Vec<String>) -> Produced {
 }
 
 /// All documents of a cursor.
-pub async fn all(cursor: Cursor<Document>) -> Performed {
-    let documents: Vec<Document> = cursor.try_collect().await?;
-    Ok(Produced::Value(Bson::from(documents)))
+pub async fn all(mut cursor: Cursor<Document>) -> Performed {
+    let mut documents = Vec::new();
+    let failed = loop {
+        match cursor.try_next().await {
+            Ok(Some(document)) => documents.push(document),
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    // Dropped it would be closed later, when nobody looks any more.
+    let _closed = cursor.close().await;
+    match failed {
+        None => Ok(Produced::Value(Bson::from(documents))),
+        Some(error) => Err(error.into()),
+    }
 }
 
 /// What an insert did.
