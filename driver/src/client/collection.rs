@@ -264,7 +264,18 @@ impl<T> Collection<T> {
     /// The search indexes, or the one called `name`.
     pub fn list_search_indexes(&self, name: Option<&str>) -> Aggregate<Document> {
         let of = name.map_or_else(Document::new, |name| bson::doc! { "name": name });
-        self.aggregate([bson::doc! { "$listSearchIndexes": of }])
+        // These lists know neither read concern nor write concern.
+        let inherited = CollectionOptions {
+            read_concern: None,
+            write_concern: None,
+            ..self.inner.options.clone()
+        };
+        Aggregate::new(
+            self.inner.database.clone(),
+            Some(self.inner.name.clone()),
+            vec![bson::doc! { "$listSearchIndexes": of }],
+            &inherited,
+        )
     }
 
     /// Creates an index.

@@ -16,7 +16,7 @@ use super::terms::{Terms, deadline};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Reply, Scope, execute};
 use crate::operation::{
-    Command, CursorReply, MaxTime, TimeoutMode, from_raw, get_more, kill_cursors,
+    Command, CursorReply, MaxTime, TimeoutMode, from_raw, get_more, kill_cursors, kill_cursors_of,
 };
 use crate::session::SessionSlot;
 use crate::time::Instant;
@@ -333,6 +333,13 @@ impl RawCursor {
         self.fetching = Some(Box::pin(async move {
             let scope = Scope::of(&cluster, &command, slot.explicit(), limit);
             let result = execute(&cluster, &command, &mut slot, &scope).await;
+            if result.as_ref().is_err_and(Error::is_refused_by_overload)
+                && let Ok(kill) = kill_cursors_of(&command)
+            {
+                // The server refused to begin, so it has the cursor still; nobody will ask again.
+                let scope = Scope::quiet(&cluster, limit);
+                let _ = execute(&cluster, &kill, &mut slot, &scope).await;
+            }
             let result = scope.outcome(cluster.now(), result);
             (slot, result)
         }));
@@ -388,9 +395,9 @@ fn check_timeouts(terms: &Terms, settings: &CursorSettings) -> Result<bool> {
     Ok(settings.tailable || settings.timeout_mode == Some(TimeoutMode::Iteration))
 }
 
-/// Whether the server has the cursor still: it did not answer, or refused to begin.
+/// Whether the server has the cursor still: it did not answer in time.
 fn survives(error: &Error) -> bool {
-    matches!(*error.kind, ErrorKind::Timeout { .. }) || error.is_refused_by_overload()
+    matches!(*error.kind, ErrorKind::Timeout { .. })
 }
 
 impl Drop for RawCursor {

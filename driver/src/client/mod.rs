@@ -13,6 +13,7 @@ pub mod gridfs;
 mod reconnect;
 mod session;
 mod terms;
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -42,6 +43,7 @@ pub use self::cursor::Cursor;
 pub use self::database::Database;
 pub use self::session::{ClientSession, SessionOptions, StartTransaction};
 use self::terms::Terms;
+pub use self::watcher::TopologyWatcher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Cluster, Reply, Scope, ServerStats, execute};
 use crate::operation::{Command, WriteModel, integer, run_command};
@@ -211,6 +213,20 @@ impl Client {
         }
     }
 
+    /// Follows what the driver believes about the deployment, from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(client: stepdown_driver::Client) {
+    /// let mut watcher = client.watch_topology();
+    /// while let Some(topology) = watcher.primary_changed().await {
+    ///     println!("the primary is {}", topology.primary().expect("there is one").address);
+    /// }
+    /// # }
+    /// ```
+    pub fn watch_topology(&self) -> TopologyWatcher {
+        TopologyWatcher::new(self.clone())
+    }
+
     /// What was counted about each server, by address.
     pub fn stats(&self) -> Vec<ServerStats> {
         let snapshot = self.cluster().snapshot();
@@ -223,6 +239,7 @@ impl Client {
                     server,
                     known.map(|known| known.server_type).unwrap_or_default(),
                     known.and_then(|known| known.round_trip_time),
+                    known.map(|known| known.min_round_trip_time).unwrap_or_default(),
                 )
             })
             .collect()
@@ -237,6 +254,7 @@ impl Client {
     pub fn reset_stats(&self) {
         for server in self.cluster().snapshot().servers.values() {
             server.counters.reset();
+            server.pool.reset_waits();
         }
     }
 

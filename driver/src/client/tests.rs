@@ -4,6 +4,7 @@ mod bulk;
 mod change_streams;
 mod limits;
 mod transactions;
+mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -4,6 +4,7 @@
 
 mod cmap;
 mod command;
+mod hooks;
 mod log;
 mod sdam;
 
@@ -19,6 +20,7 @@ pub use cmap::{
 pub use command::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, ConnectionInfo,
 };
+pub use hooks::{CommandHooks, OutgoingCommand, SentCommand};
 pub use log::{Event, EventLog};
 pub use sdam::{
     SdamEvent, ServerClosedEvent, ServerDescriptionChangedEvent, ServerHeartbeatFailedEvent,

@@ -140,7 +140,7 @@ impl Envelope<'_> {
 }
 
 /// The command in a request's bytes as listeners see it: document sequences as arrays.
-pub(super) fn as_document(request: &[u8]) -> Document {
+pub(crate) fn as_document(request: &[u8]) -> Document {
     let mut reader = wire::FrameReader::new();
     reader.feed(request);
     let Ok(Some(message)) = reader.next() else { return Document::new() };

@@ -20,6 +20,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use self::cluster::Selected;
 pub(crate) use self::cluster::{Cluster, Server};
 use self::envelope::Envelope;
+pub(crate) use self::envelope::as_document;
 use self::retry::{RetryPolicy, RetrySettings, Verdict};
 pub(crate) use self::scope::Scope;
 use self::scope::time_for_server;
@@ -262,6 +263,12 @@ impl Operation<'_> {
                 .filter(|t| !t.is_zero())
                 .map_or(Instant::NEVER, |timeout| began + timeout),
         });
+        if let Err(error) = self.ask_hooks(&lease, request_id) {
+            if first {
+                session.take_back_first();
+            }
+            return Err(unsent(error));
+        }
         let told = Told::started(self, &lease, request_id, fields.as_ref());
         if let Err(error) = lease.compress_request(&self.command.name) {
             return Err((Phase::CheckOut, error, None));
@@ -273,6 +280,7 @@ impl Operation<'_> {
                 session.network_failed();
                 self.cluster.on_application_error(server, lease.generation, true, &error);
                 told.ended(self, began, Err(&error));
+                self.tell_hooks(&lease, request_id, Err(&error));
                 return Err((Phase::Exchange, error, None));
             }
         };
@@ -285,6 +293,7 @@ impl Operation<'_> {
         if let Some(error) = Error::from_command_reply(&body) {
             let error = error.at(server.address().clone());
             told.ended(self, began, Err(&error));
+            self.tell_hooks(&lease, request_id, Err(&error));
             self.cluster.on_application_error(server, lease.generation, true, &error);
             if first && error.is_refused_by_overload() {
                 session.take_back_first();
@@ -292,6 +301,7 @@ impl Operation<'_> {
             return Err((Phase::Reply, error, None));
         }
         told.ended(self, began, Ok(&body));
+        self.tell_hooks(&lease, request_id, Ok(&body));
         // A server that steps down while it waits for the write concern says so there.
         let concern = Error::from_write_concern_error(&body);
         let reply = Reply { body, server: server.address().clone() };

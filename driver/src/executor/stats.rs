@@ -89,8 +89,14 @@ pub struct ServerStats {
     pub retried: u64,
     /// The mean round-trip time, if it was measured.
     pub round_trip_time: Option<Duration>,
+    /// The least of the last ten round-trip times; zero until there are two.
+    pub min_round_trip_time: Duration,
     /// Its connections.
     pub pool: PoolCounts,
+    /// How many operations had to wait for a connection of its pool.
+    pub check_out_waits: u64,
+    /// How long they waited, all together.
+    pub check_out_wait_time: Duration,
 }
 
 impl ServerStats {
@@ -99,7 +105,9 @@ impl ServerStats {
         server: &Server,
         server_type: ServerType,
         round_trip_time: Option<Duration>,
+        min_round_trip_time: Duration,
     ) -> Self {
+        let (check_out_waits, check_out_wait_time) = server.pool.waits();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ServerStats {
             address: server.address().clone(),
@@ -110,6 +118,9 @@ impl ServerStats {
             failed: read(&server.counters.failed),
             retried: read(&server.counters.retried),
             round_trip_time,
+            min_round_trip_time,
+            check_out_waits,
+            check_out_wait_time,
             pool: server.pool.counts(),
         }
     }

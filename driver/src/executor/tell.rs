@@ -8,6 +8,7 @@ use super::{Operation, envelope, is_sensitive};
 use crate::error::Error;
 use crate::event::{
     CommandEvent, CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent, ConnectionInfo,
+    OutgoingCommand, SentCommand,
 };
 use crate::pool::Lease;
 use crate::session::SessionFields;
@@ -98,5 +99,38 @@ impl Told {
                 CommandEvent::Failed(CommandFailedEvent::of(&started, duration, error.clone()))
             }
         });
+    }
+}
+
+impl Operation<'_> {
+    /// Asks the application's hooks, if there are any, whether the request in the lease's buffer is to
+    /// be sent.
+    pub(super) fn ask_hooks(&self, lease: &Lease, request_id: i32) -> crate::error::Result<()> {
+        let Some(hooks) = &self.cluster.options().command_hooks else { return Ok(()) };
+        let sent = self.sent(lease, request_id);
+        hooks.before_send(&OutgoingCommand { sent, message: lease.request_bytes() })
+    }
+
+    /// Tells the application's hooks, if there are any, what came of an attempt.
+    pub(super) fn tell_hooks(
+        &self,
+        lease: &Lease,
+        request_id: i32,
+        outcome: Result<&RawDocumentBuf, &Error>,
+    ) {
+        if let Some(hooks) = &self.cluster.options().command_hooks {
+            hooks.after_reply(&self.sent(lease, request_id), outcome.map(|body| &**body));
+        }
+    }
+
+    fn sent<'a>(&'a self, lease: &'a Lease, request_id: i32) -> SentCommand<'a> {
+        SentCommand {
+            name: &self.command.name,
+            database: &self.command.database,
+            server: lease.server_address(),
+            connection_id: lease.id,
+            request_id,
+            operation_id: self.scope.id,
+        }
     }
 }

@@ -140,6 +140,20 @@ pub(crate) fn kill_cursors(namespace: &str, id: i64, server: ServerAddress) -> R
     Ok(command)
 }
 
+/// Tells the server that nobody will ask again for what `get_more` asked for.
+pub(crate) fn kill_cursors_of(get_more: &Command) -> Result<Command> {
+    let body = RawDocument::from_bytes(&get_more.body)
+        .map_err(|error| Error::invalid_argument(error.to_string()))?;
+    let (id, collection) = (body.get_i64("getMore")?, body.get_str("collection")?);
+    let mut command = Command::new("killCursors", collection, &get_more.database, |body| {
+        body.array("cursors", |cursors| cursors.i64("0", id));
+        Ok(())
+    })?;
+    command.target = get_more.target.clone();
+    command.retry = Retry::OverloadedRead;
+    Ok(command)
+}
+
 fn split(namespace: &str) -> Result<(&str, &str)> {
     namespace
         .split_once('.')

@@ -47,7 +47,7 @@ pub use self::count::{CountOptions, EstimatedDocumentCountOptions};
 pub(crate) use self::count::{
     count_command, count_from_aggregate, estimated_document_count, read_count, read_estimate,
 };
-pub(crate) use self::cursor::{CursorReply, get_more, kill_cursors};
+pub(crate) use self::cursor::{CursorReply, get_more, kill_cursors, kill_cursors_of};
 pub(crate) use self::delete::delete;
 pub use self::delete::{DeleteOptions, DeleteResult};
 pub use self::distinct::DistinctOptions;

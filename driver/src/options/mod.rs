@@ -5,6 +5,7 @@ mod credential;
 mod read_preference;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Document;
@@ -26,7 +27,7 @@ pub use read_preference::{
 };
 
 use crate::error::{Error, Result};
-use crate::event::{CmapEvent, CommandEvent, EventHandler, SdamEvent};
+use crate::event::{CmapEvent, CommandEvent, CommandHooks, EventHandler, SdamEvent};
 pub use crate::logging::{LogLevel, LogOptions};
 pub use crate::telemetry::TracingOptions;
 use crate::uri::ServerAddress;
@@ -70,6 +71,8 @@ pub struct ClientOptions {
     pub sdam_event_handler: Option<EventHandler<SdamEvent>>,
     /// `connectTimeoutMS`; default 10 s; zero waits for ever.
     pub connect_timeout: Option<Duration>,
+    /// Is asked before each command is sent, and told what came of it.
+    pub command_hooks: Option<Arc<dyn CommandHooks>>,
     /// Who to authenticate as.
     pub credential: Option<Credential>,
     /// `directConnection`: talk to the one host given, whatever it is.

@@ -10,7 +10,7 @@ mod ids;
 mod lease;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +44,9 @@ pub(crate) struct Pool {
     context: Arc<PoolContext>,
     inner: Mutex<Inner>,
     populating: AtomicBool,
+    /// How many had to wait for a connection, and for how many nanoseconds all together.
+    waits: AtomicU64,
+    waited_nanos: AtomicU64,
 }
 
 struct Inner {
@@ -92,7 +95,14 @@ impl Pool {
             cause: None,
         };
         let populating = AtomicBool::new(false);
-        Arc::new(Pool { address, context, inner: Mutex::new(inner), populating })
+        Arc::new(Pool {
+            address,
+            context,
+            inner: Mutex::new(inner),
+            populating,
+            waits: AtomicU64::new(0),
+            waited_nanos: AtomicU64::new(0),
+        })
     }
 
     /// The server.
@@ -103,6 +113,18 @@ impl Pool {
     /// The present generation.
     pub(crate) fn generation(&self) -> u64 {
         lock(&self.inner).book.generation()
+    }
+
+    /// How many had to wait for a connection, and how long all together.
+    pub(crate) fn waits(&self) -> (u64, Duration) {
+        let nanos = self.waited_nanos.load(Ordering::Relaxed);
+        (self.waits.load(Ordering::Relaxed), Duration::from_nanos(nanos))
+    }
+
+    /// Starts counting waits from zero.
+    pub(crate) fn reset_waits(&self) {
+        self.waits.store(0, Ordering::Relaxed);
+        self.waited_nanos.store(0, Ordering::Relaxed);
     }
 
     /// How many of what.
@@ -377,6 +399,7 @@ impl Pool {
         by: Instant,
     ) -> Result<Grant> {
         let mut place = Place { pool: self, ticket, receiver: Some(receiver) };
+        let _waiting = Waiting { pool: self, since: began };
         // A deadline of the operation overrides `waitQueueTimeoutMS`.
         let by = match self.context.wait_queue_timeout {
             Some(timeout) if by == Instant::NEVER => began + timeout,
@@ -564,6 +587,21 @@ impl Inner {
                 Grant::Connection(self.parked.remove(&id).expect("an idle connection is parked"))
             }
         }
+    }
+}
+
+/// Counts the time until it is dropped as waited.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waited = self.pool.now() - self.since;
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.pool.waits.fetch_add(1, Ordering::Relaxed);
+        self.pool.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 
