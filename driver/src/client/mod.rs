@@ -111,8 +111,9 @@ impl Client {
     /// `InvalidArgument` for a connection string that is not one or asks for what is not supported.
     #[cfg(feature = "tcp")]
     pub async fn with_uri_str(uri: impl AsRef<str>) -> Result<Self> {
-        let transport = Arc::new(crate::transport::tcp::TcpTransport::new());
-        Client::with_uri_str_and_transport(uri, transport).await
+        let transport: Arc<dyn Transport> = Arc::new(crate::transport::tcp::TcpTransport::new());
+        let options = options_of(uri.as_ref(), &*transport).await?;
+        Client::with_transport(traced(options), transport)
     }
 
     /// A client over TCP.
@@ -121,7 +122,8 @@ impl Client {
     /// As [`Client::with_transport`].
     #[cfg(feature = "tcp")]
     pub fn with_options(options: ClientOptions) -> Result<Self> {
-        Client::with_transport(options, Arc::new(crate::transport::tcp::TcpTransport::new()))
+        let transport = Arc::new(crate::transport::tcp::TcpTransport::new());
+        Client::with_transport(traced(options), transport)
     }
 
     /// A client that reaches its deployment through `transport`, which also looks up the hosts of a
@@ -133,15 +135,8 @@ impl Client {
         uri: impl AsRef<str>,
         transport: Arc<dyn Transport>,
     ) -> Result<Self> {
-        let mut parsed = ConnectionString::parse(uri.as_ref())?;
-        if let Some(name) = parsed.srv_name() {
-            let records = transport.resolve_srv(&name).await.map_err(|error| {
-                let message = format!("the SRV records of {name} cannot be looked up: {error}");
-                Error::new(ErrorKind::DnsResolve { message })
-            })?;
-            parsed = parsed.resolve_with(&records, || transport.random())?;
-        }
-        Client::with_transport(parsed.into_options()?, transport)
+        let options = options_of(uri.as_ref(), &*transport).await?;
+        Client::with_transport(options, transport)
     }
 
     /// A client that reaches its deployment through `transport`.
@@ -464,6 +459,28 @@ fn refuse_unsupported(options: &ClientOptions) -> Result<()> {
         return refuse("loadBalanced=true");
     }
     Ok(())
+}
+
+/// The options of a connection string, its hosts looked up if it is a `mongodb+srv://` one.
+async fn options_of(uri: &str, transport: &dyn Transport) -> Result<ClientOptions> {
+    let mut parsed = ConnectionString::parse(uri)?;
+    if let Some(name) = parsed.srv_name() {
+        let records = transport.resolve_srv(&name).await.map_err(|error| {
+            let message = format!("the SRV records of {name} cannot be looked up: {error}");
+            Error::new(ErrorKind::DnsResolve { message })
+        })?;
+        parsed = parsed.resolve_with(&records, || transport.random())?;
+    }
+    parsed.into_options()
+}
+
+/// What the environment says about spans, where the options say nothing.
+#[cfg(feature = "tcp")]
+fn traced(mut options: ClientOptions) -> ClientOptions {
+    if cfg!(feature = "opentelemetry") && options.tracing.is_none() {
+        options.tracing = crate::telemetry::TracingOptions::from_environment();
+    }
+    options
 }
 
 /// A document of `listDatabases`.

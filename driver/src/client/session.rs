@@ -264,10 +264,8 @@ impl ClientSession {
         };
         if terms.limit.is_some() {
             commit.max_time = None;
-            for concern in [commit.write_concern.as_mut(), Some(&mut commit.repeated)] {
-                if let Some(concern) = concern {
-                    concern.w_timeout = None;
-                }
+            for concern in commit.write_concern.iter_mut().chain([&mut commit.repeated]) {
+                concern.w_timeout = None;
             }
         }
         let command = commit_transaction(&commit)?;

@@ -183,14 +183,6 @@ fn delete_op(
     optional(body, "collation", collation.as_ref())
 }
 
-/// What one document of the results cursor says.
-pub(crate) enum Outcome {
-    /// The write at this index of the batch was refused.
-    Refused(usize, WriteError),
-    /// A write was done.
-    Done,
-}
-
 impl BulkWriteResult {
     /// Adds the counts of a reply to `bulkWrite`.
     pub(crate) fn add_counts(&mut self, reply: &RawDocument) {
@@ -201,19 +193,20 @@ impl BulkWriteResult {
         self.deleted_count += super::count(reply, "nDeleted");
     }
 
-    /// Adds a document of the results cursor; `model` gives the write at an index of the batch.
+    /// Adds a document of the results cursor; `model` gives the write at an index of the whole. Returns
+    /// the index and the error of a write that was refused.
     pub(crate) fn add_outcome<'a>(
         &mut self,
         document: &RawDocument,
         batch: &mut ClientBatch,
         model: impl FnOnce(usize) -> Option<&'a WriteModel>,
-    ) -> Result<Outcome> {
+    ) -> Result<Option<(usize, WriteError)>> {
         let lacks = || Error::invalid_response("a result of bulkWrite has no valid \"idx\"");
         let index = integer(document, "idx").and_then(|index| usize::try_from(index).ok());
         let index = index.filter(|index| *index < batch.count).ok_or_else(lacks)?;
         let whole = batch.offset + index;
         if integer(document, "ok") != Some(1) {
-            return Ok(Outcome::Refused(whole, write_error(document)));
+            return Ok(Some((whole, write_error(document))));
         }
         match model(whole).ok_or_else(lacks)? {
             WriteModel::InsertOne(_) => {
@@ -242,7 +235,7 @@ impl BulkWriteResult {
                 self.update_results.insert(whole, result);
             }
         }
-        Ok(Outcome::Done)
+        Ok(None)
     }
 }
 

@@ -42,7 +42,7 @@ pub use self::bulk::{
     CollectionWriteOptions,
 };
 pub(crate) use self::bulk::{batches, bulk_command, check_not_empty};
-pub(crate) use self::client_bulk::{BatchLimits, ClientBatch, Outcome, client_bulk_write};
+pub(crate) use self::client_bulk::{BatchLimits, ClientBatch, client_bulk_write};
 pub use self::count::{CountOptions, EstimatedDocumentCountOptions};
 pub(crate) use self::count::{
     count_command, count_from_aggregate, estimated_document_count, read_count, read_estimate,

@@ -83,6 +83,21 @@ impl TracingOptions {
         TracingOptions { enabled: Some(true), query_text_max_length: None, tracer: Some(tracer) }
     }
 
+    /// What the environment variables `OTEL_RUST_INSTRUMENTATION_MONGODB_ENABLED` (`1`, `true`, `yes`)
+    /// and `OTEL_RUST_INSTRUMENTATION_MONGODB_QUERY_TEXT_MAX_LENGTH` say; `None` if spans are not
+    /// enabled there. Clients made over TCP whose options say nothing use this, if the feature
+    /// `opentelemetry` is on.
+    pub fn from_environment() -> Option<Self> {
+        let read =
+            |name: &str| std::env::var(format!("OTEL_RUST_INSTRUMENTATION_MONGODB_{name}")).ok();
+        let enabled = read("ENABLED")?.to_ascii_lowercase();
+        ["1", "true", "yes"].contains(&enabled.as_str()).then(|| TracingOptions {
+            enabled: Some(true),
+            query_text_max_length: read("QUERY_TEXT_MAX_LENGTH").and_then(|text| text.parse().ok()),
+            tracer: None,
+        })
+    }
+
     /// Adds `db.query.text` of at most `characters`.
     #[must_use]
     pub fn query_text(mut self, characters: usize) -> Self {

@@ -12,7 +12,7 @@ use crate::client::{Client, ClientSession};
 use crate::error::{BulkWriteError, Error, ErrorKind, Result, WriteConcernError, WriteError};
 use crate::executor::{Scope, execute};
 use crate::operation::{
-    self, BatchLimits, BulkWriteOptions, BulkWriteResult, ClientBatch, Outcome, WriteModel,
+    self, BatchLimits, BulkWriteOptions, BulkWriteResult, ClientBatch, WriteModel,
 };
 use crate::options::WriteConcern;
 use crate::transport::BoxFuture;
@@ -145,8 +145,8 @@ impl BulkWrite {
             let outcome =
                 progress.result.add_outcome(document, &mut batch, |index| models.get(index))?;
             match outcome {
-                Outcome::Done => progress.any_done = true,
-                Outcome::Refused(index, error) => {
+                None => progress.any_done = true,
+                Some((index, error)) => {
                     refused = true;
                     if ordered && !done && index > batch.offset {
                         progress.add(&counts);
