@@ -18,8 +18,9 @@ use crate::wire::{self, Flags, FrameReader, Message};
 pub(crate) use self::handshake::{Greeting, ServerTraits, Unestablished, add_server_api};
 use crate::options::Compressor;
 
-/// How much is read at least at one time, in bytes.
-const READ_BYTES: usize = 16 * 1024;
+/// How much is read at least at one time, in bytes: a buffer grows to what its connection is used for, and
+/// a monitor needs little.
+const READ_BYTES: usize = 2 * 1024;
 /// A write buffer that grew beyond this for one request is given back after it, in bytes.
 const KEPT_WRITE_BYTES: usize = 256 * 1024;
 

@@ -62,11 +62,34 @@ pub(crate) struct Selected {
 
 type Servers = BTreeMap<ServerAddress, Arc<Server>>;
 
-/// What readers see: replaced whole.
-#[derive(Clone)]
+/// What readers see: replaced whole. What every operation asks is answered when it is made, so that an
+/// operation on a large set costs what it costs on a small one.
 pub(crate) struct Snapshot {
     pub(crate) description: Arc<TopologyDescription>,
-    pub(crate) servers: Arc<Servers>,
+    pub(crate) servers: Servers,
+    /// The primary of a set that has one, if the driver speaks with all of its members.
+    primary: Option<Arc<Server>>,
+    /// How long the deployment keeps an idle session.
+    session_timeout: Option<Duration>,
+}
+
+impl Snapshot {
+    fn new(description: Arc<TopologyDescription>, servers: Servers) -> Self {
+        let minutes = description.logical_session_timeout_minutes();
+        let primary = description
+            .primary()
+            .filter(|_| description.topology_type == TopologyType::ReplicaSetWithPrimary)
+            .filter(|_| description.compatibility_error().is_none())
+            .and_then(|primary| servers.get(&primary.address))
+            .cloned();
+        Snapshot {
+            primary,
+            session_timeout: minutes
+                .map(|minutes| Duration::from_secs(u64::try_from(minutes).unwrap_or(0) * 60)),
+            description,
+            servers,
+        }
+    }
 }
 
 /// The shared part of a client.
@@ -75,7 +98,7 @@ pub(crate) struct Cluster {
     options: ClientOptions,
     pools: Arc<PoolContext>,
     state: Mutex<State>,
-    snapshot: RwLock<Snapshot>,
+    snapshot: RwLock<Arc<Snapshot>>,
     changed: Signal,
     sessions: Mutex<ServerSessionPool>,
     pub(crate) cluster_time: ClusterTime,
@@ -132,7 +155,7 @@ impl Cluster {
         Ok(Arc::new(Cluster {
             pools,
             state: Mutex::new(State { topology, servers: Servers::new() }),
-            snapshot: RwLock::new(Snapshot { description, servers: Arc::default() }),
+            snapshot: RwLock::new(Arc::new(Snapshot::new(description, Servers::new()))),
             changed: Signal::default(),
             sessions: Mutex::default(),
             cluster_time: ClusterTime::default(),
@@ -200,11 +223,11 @@ impl Cluster {
 
     /// What is believed now.
     pub(crate) fn description(&self) -> Arc<TopologyDescription> {
-        self.snapshot().description
+        self.snapshot().description.clone()
     }
 
     /// What is believed now, and the servers that go with it.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -296,7 +319,10 @@ impl Cluster {
 
     /// Starts monitors again whose runtime is gone, and forgets its sockets.
     fn revive_monitors(self: &Arc<Self>) {
-        if !self.monitors_lost.swap(false, Ordering::SeqCst) || self.is_closed() {
+        // Looked at by every operation: it is written to only if there is something to do.
+        let lost = self.monitors_lost.load(Ordering::SeqCst)
+            && self.monitors_lost.swap(false, Ordering::SeqCst);
+        if !lost || self.is_closed() {
             return;
         }
         for server in self.snapshot().servers.values() {
@@ -373,7 +399,7 @@ impl Cluster {
                     min_round_trip_time: least.unwrap_or_default(),
                     check_out_by: limit.and(by).unwrap_or(Instant::NEVER),
                     server,
-                    topology: snapshot.description,
+                    topology: snapshot.description.clone(),
                 });
             }
             let now = self.now();
@@ -404,7 +430,7 @@ impl Cluster {
         target: &Target,
         avoid: &[ServerAddress],
     ) -> Result<Option<Arc<Server>>> {
-        let Snapshot { description, servers } = snapshot;
+        let Snapshot { description, servers, .. } = snapshot;
         if let Target::Server(address) = target {
             let Some(known) = description.server(address) else {
                 return Err(Error::server_selection(format!(
@@ -414,13 +440,8 @@ impl Cluster {
             return Ok(servers.get(address).filter(|_| known.is_available()).cloned());
         }
         // The commonest question has one answer and needs no lists.
-        if description.topology_type == TopologyType::ReplicaSetWithPrimary
-            && avoid.is_empty()
-            && wants_primary(target)
-            && description.compatibility_error().is_none()
-        {
-            let primary = description.primary();
-            return Ok(primary.and_then(|primary| servers.get(&primary.address)).cloned());
+        if snapshot.primary.is_some() && avoid.is_empty() && wants_primary(target) {
+            return Ok(snapshot.primary.clone());
         }
         let request = self.request(target, avoid);
         let random = match target {
@@ -480,8 +501,7 @@ impl Cluster {
     }
 
     fn session_timeout(&self) -> Option<Duration> {
-        let minutes = self.description().logical_session_timeout_minutes()?;
-        Some(Duration::from_secs(u64::try_from(minutes).unwrap_or(0) * 60))
+        self.snapshot().session_timeout
     }
 
     /// Hands an outcome to the topology and does what it wants done.
@@ -505,8 +525,7 @@ impl Cluster {
         match effect {
             Effect::Emit(event) => self.emit(|| event),
             Effect::Publish(description) => {
-                let servers = Arc::new(servers.clone());
-                let next = Snapshot { description, servers };
+                let next = Arc::new(Snapshot::new(description, servers.clone()));
                 *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = next;
                 after.changed = true;
             }

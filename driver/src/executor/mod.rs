@@ -83,7 +83,7 @@ pub(crate) async fn execute(
     scope: &Scope,
 ) -> Result<Reply> {
     let options = cluster.options();
-    let topology_type = cluster.description().topology_type;
+    let topology_type = cluster.snapshot().description.topology_type;
     let in_transaction = command.retry != Retry::Ending && session.in_transaction();
     if in_transaction {
         check_in_transaction(command)?;

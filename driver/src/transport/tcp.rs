@@ -45,7 +45,8 @@ impl TcpTransport {
 
     /// A socket as the driver sees it.
     fn link<S: Socket>(&self, stream: S) -> Box<dyn Stream> {
-        Box::new(Link { stream, epoch: self.machine.epoch, deadline: None, timer: None })
+        let runtime = Handle::try_current().ok().map(|runtime| runtime.id());
+        Box::new(Link { runtime, stream, epoch: self.machine.epoch, deadline: None, timer: None })
     }
 
     /// Connects to a Unix domain socket.
@@ -228,6 +229,8 @@ impl Socket for tokio::net::UnixStream {
 /// One socket and its one deadline.
 struct Link<S> {
     stream: S,
+    /// The runtime whose event loop knows the socket.
+    runtime: Option<tokio::runtime::Id>,
     epoch: std::time::Instant,
     deadline: Option<Instant>,
     /// Armed for some moment at or before the deadline, and moved only when it fires or when the
@@ -286,6 +289,12 @@ impl<S: Socket> Stream for Link<S> {
     }
 
     fn is_dirty(&mut self) -> bool {
+        // On its own runtime nothing needs to be registered to know that nothing came.
+        let here = Handle::try_current().ok().map(|runtime| runtime.id());
+        if here.is_some() && here == self.runtime {
+            let blocked = self.stream.peek_now().err().map(|error| error.kind());
+            return blocked != Some(io::ErrorKind::WouldBlock);
+        }
         // A socket of a runtime that is gone says so here, too.
         match self.stream.poll_readable(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => false,
