@@ -149,6 +149,7 @@ codes! {
     CHANGE_STREAM_FATAL_ERROR = 280 "ChangeStreamFatalError";
     CHANGE_STREAM_HISTORY_LOST = 286 "ChangeStreamHistoryLost";
     INVALID_RESUME_TOKEN = 260 "InvalidResumeToken";
+    RETRY_CHANGE_STREAM = 234 "RetryChangeStream";
     TRANSACTION_TOO_OLD = 225 "TransactionTooOld";
     CURSOR_KILLED = 237 "CursorKilled";
     SNAPSHOT_TOO_OLD = 239 "SnapshotTooOld";

@@ -26,7 +26,7 @@ use super::peer::{
 };
 use super::repl::config::ReplSetConfig;
 use super::repl::{LastVote, Position, Repl, RpcKind, SpareBoxes};
-use super::session::{Sessions, Transactions};
+use super::session::{LogicalSessions, Sessions, Transactions};
 use super::storage::{RollbackFile, Storage};
 use super::timer::{Timer, TimerTable};
 use super::{
@@ -67,6 +67,9 @@ pub struct Mongod {
     pub(crate) storage: Storage,
     pub(crate) sessions: Sessions,
     pub(crate) transactions: Transactions,
+    pub(crate) logical_sessions: LogicalSessions,
+    /// The cursor of the command being executed is a change stream's.
+    pub(crate) watching: bool,
     /// A fail point closes the connection of the command being executed.
     pub(crate) lose_connection: bool,
     /// Batches that an open transaction stopped in their middle, and will go on.
@@ -118,6 +121,8 @@ impl Mongod {
             sessions: Sessions::default(),
             transactions: Transactions::default(),
             lose_connection: false,
+            watching: false,
+            logical_sessions: LogicalSessions::default(),
             unfinished: BTreeMap::new(),
             cursors: Cursors::default(),
             clients: Clients::default(),

@@ -46,7 +46,11 @@ impl Normaliser {
             rule(r"new Date\(\d+\)", "new Date(<date>)"),
             rule(r"wall clock time, \d+", "wall clock time, <seconds>"),
             rule(r"cursor id \d+", "cursor id <cursor>"),
+            rule(r"on cursor \d+", "on cursor <cursor>"),
             rule(r"\b[0-9a-f]{24}\b", "<id>"),
+            // Resume tokens: the time they begin with, the collection inside.
+            rule(r"\b82[0-9A-F]{16}2B(0[24])", "82<time>2B$1"),
+            rule(r"5A1004[0-9A-F]{32}", "5A1004<uuid>"),
         ];
         Normaliser { sent, texts }
     }

@@ -10,6 +10,7 @@ use super::arguments::{
     document, each_argument, each_field, first_value, malformed, missing_field, namespace,
     non_negative, safe_boolean,
 };
+use super::change_stream::open;
 use super::context::parse_context_with;
 use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply};
 use super::operations::Shown;
@@ -134,6 +135,11 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     }
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     let context = parse_context_with(server, now, op)?;
+    if let Some(stream) = open(server, now, op, &namespace, whole_database, &stages)? {
+        let batch_size = arguments.batch_size.unwrap_or(DEFAULT_BATCH_SIZE);
+        return first_reply(server, now, stream, ReadAt::Newest, batch_size, false)
+            .map_err(in_executor);
+    }
     // Stages that ask the server itself rather than its documents.
     let statistics = match stages.first().and_then(|stage| stage.as_document()) {
         Some(stage) => statistics(server, now, op, &namespace, whole_database, at, stage)?,

@@ -11,6 +11,7 @@ use stepdown_driver::Instant;
 use super::arguments::{
     array, each_argument, first_value, missing_field, namespace, non_negative, string, wrong_type,
 };
+use super::change_stream::ChangeStream;
 use super::operation::{ReadConcern, ReadConcernLevel};
 use super::parameters::Parameters;
 use super::request::Request;
@@ -87,6 +88,8 @@ pub(crate) enum Source {
     Ready { documents: VecDeque<Arc<RawDocumentBuf>>, limited: bool },
     /// From the collection, or the oplog, one after another.
     Scan(Box<Scan>),
+    /// A change stream.
+    Changes(Box<ChangeStream>),
 }
 
 /// Between two answers of an exhaust cursor: long enough for what is written to leave.
@@ -164,6 +167,15 @@ impl Source {
                 Ok(*limited && documents.is_empty())
             }
             Source::Scan(scan) => scan.fill(server, at, batch),
+            Source::Changes(stream) => stream.fill(server, batch),
+        }
+    }
+
+    /// A change stream's `postBatchResumeToken`, and whether it is invalidated.
+    fn resume_point(&self) -> Option<(RawDocumentBuf, bool)> {
+        match self {
+            Source::Changes(stream) => Some(stream.resume_point()),
+            _ => None,
         }
     }
 }
@@ -237,6 +249,7 @@ pub(crate) fn first_reply(
     let exhausted = cursor.source.fill(server, at, &mut batch)?;
     let over = (exhausted && !cursor.tailable) || single_batch;
     let (namespace, at_cluster_time) = (cursor.namespace.clone(), cursor.at_cluster_time);
+    let resume = cursor.source.resume_point();
     let id = if over {
         0
     } else {
@@ -245,7 +258,7 @@ pub(crate) fn first_reply(
         server.cursors.insert(id, cursor);
         id
     };
-    Ok(Outcome::Reply(cursor_reply("firstBatch", batch, id, &namespace, at_cluster_time)))
+    Ok(Outcome::Reply(cursor_reply("firstBatch", batch, id, &namespace, at_cluster_time, resume)))
 }
 
 /// `{cursor: {id: 0, ns, firstBatch}}`: the shape of lists, and of collections that do not exist.
@@ -270,11 +283,18 @@ fn cursor_reply(
     id: i64,
     namespace: &str,
     at_cluster_time: Option<Ts>,
+    resume: Option<(RawDocumentBuf, bool)>,
 ) -> RawDocumentBuf {
     let mut cursor = RawDocumentBuf::new();
     match batch_name {
         "firstBatch" => cursor.append(cstr!("firstBatch"), batch.documents),
         _ => cursor.append(cstr!("nextBatch"), batch.documents),
+    }
+    if let Some((token, invalidated)) = resume {
+        cursor.append(cstr!("postBatchResumeToken"), token);
+        if invalidated {
+            cursor.append(cstr!("invalidated"), true);
+        }
     }
     cursor.append(cstr!("id"), id);
     cursor.append(cstr!("ns"), namespace);
@@ -338,6 +358,7 @@ fn get_more(
         ));
     }
     cursor.used = now;
+    server.watching = matches!(cursor.source, Source::Changes(_));
     if let Some(data) =
         server.fail_points.pass("failGetMoreAfterCursorCheckout", &mut server.random)
     {
@@ -346,7 +367,7 @@ fn get_more(
         if let Some(code) = code {
             return Err(CommandError::new(
                 code,
-                "Failing getMore due to 'failGetMoreAfterCursorCheckout' failpoint",
+                "Hit the 'failGetMoreAfterCursorCheckout' failpoint",
             ));
         }
     }
@@ -354,19 +375,27 @@ fn get_more(
     let mut cursor = server.cursors.by_id.remove(&id).expect("looked up just now");
     let at = read_at(server, operation, cursor.read_concern, cursor.at_cluster_time)?;
     let mut batch = Batch::new(if batch_size == 0 { u64::MAX } else { batch_size });
-    let exhausted = cursor.source.fill(server, at, &mut batch)?;
-    if batch.is_empty() && cursor.await_data && !operation.waited {
+    let exhausted =
+        cursor.source.fill(server, at, &mut batch).map_err(|error| match cursor.source {
+            Source::Changes(_) => CommandError {
+                message: format!("Executor error during getMore :: caused by :: {}", error.message),
+                ..error
+            },
+            _ => error,
+        })?;
+    let over = exhausted && !cursor.tailable;
+    if batch.is_empty() && cursor.await_data && !operation.waited && !over {
         let until = operation.started + operation.max_time.unwrap_or(DEFAULT_AWAIT);
         server.cursors.by_id.insert(id, cursor);
         return Ok(Outcome::AwaitData { until });
     }
     let at_cluster_time = cursor.at_cluster_time;
-    let over = exhausted && !cursor.tailable;
+    let resume = cursor.source.resume_point();
     if !over {
         server.cursors.by_id.insert(id, cursor);
     }
     let id = if over { 0 } else { id };
-    Ok(Outcome::Reply(cursor_reply("nextBatch", batch, id, &namespace, at_cluster_time)))
+    Ok(Outcome::Reply(cursor_reply("nextBatch", batch, id, &namespace, at_cluster_time, resume)))
 }
 
 /// A cursor goes on in the session, and the transaction, that opened it.

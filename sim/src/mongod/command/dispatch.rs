@@ -14,10 +14,10 @@ use super::transaction::step_of;
 use super::wait::{Then, Wait, max_time_expired};
 use super::write_concern::Satisfied;
 use crate::mongod::error::{
-    CommandError, INTERRUPTED_AT_SHUTDOWN, INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS,
-    NO_SUCH_TRANSACTION, NOT_PRIMARY_NO_SECONDARY_OK, NOT_PRIMARY_OR_SECONDARY,
-    NOT_WRITABLE_PRIMARY, NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS,
-    WRITE_CONFLICT, code_name,
+    CHANGE_STREAM_FATAL_ERROR, CHANGE_STREAM_HISTORY_LOST, CommandError, INTERRUPTED_AT_SHUTDOWN,
+    INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS, NO_SUCH_TRANSACTION,
+    NOT_PRIMARY_NO_SECONDARY_OK, NOT_PRIMARY_OR_SECONDARY, NOT_WRITABLE_PRIMARY,
+    NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS, WRITE_CONFLICT, code_name,
 };
 use crate::mongod::optime::Ts;
 use crate::mongod::query::value::check_nesting;
@@ -37,6 +37,10 @@ const RETRIABLE: [i32; 13] =
 /// SnapshotTooOld, SnapshotUnavailable, StaleChunkHistory, PreparedTransactionInProgress,
 /// MigrationConflict.
 const TRANSIENT_IN_TRANSACTION: [i32; 7] = [24, 112, 239, 246, 250, 267, 272];
+
+/// What else a change stream is resumed after: FailedToSatisfyReadPreference, StaleEpoch,
+/// StaleShardVersion, ElectionInProgress, RetryChangeStream, StaleConfig.
+const RESUMABLE: [i32; 6] = [63, 133, 150, 216, 234, 13_388];
 
 /// Whether a request is a statement of a transaction and not its end: its write concern is the end's.
 fn is_inside_transaction(request: &Request) -> bool {
@@ -364,6 +368,7 @@ impl Mongod {
             Some(step) => self.run_statement(now, &request, step),
             None => (request.spec.run)(self, now, &request.operation),
         };
+        request.watches |= std::mem::take(&mut self.watching);
         if std::mem::take(&mut self.lose_connection) {
             self.close_client(request.answer.connection);
         }
@@ -623,6 +628,16 @@ impl Mongod {
                 any = true;
             }
         } else {
+            if let Some(code) = code.filter(|_| request.watches) {
+                let lost = [CHANGE_STREAM_FATAL_ERROR, CHANGE_STREAM_HISTORY_LOST];
+                if lost.contains(&code) {
+                    labels.push("NonResumableChangeStreamError");
+                    any = true;
+                } else if RETRIABLE.contains(&code) || RESUMABLE.contains(&code) {
+                    labels.push("ResumableChangeStreamError");
+                    any = true;
+                }
+            }
             let step = step_of(&request.operation);
             let ends = matches!(step, Some(Step::Commit | Step::Abort));
             let has_number = request.operation.session.is_some_and(|s| s.txn_number.is_some());

@@ -6,6 +6,7 @@ mod aggregate;
 mod aggregate_output;
 mod arguments;
 mod catalog;
+mod change_stream;
 pub(crate) mod client;
 mod context;
 pub(crate) mod cursor;

@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub last_op_before: OpTime,
     /// What a fail point adds to the reply.
     pub injected: Injected,
+    /// It opens a change stream, or asks one for more.
+    pub watches: bool,
     /// It is a statement of its session's transaction, which was looked up.
     pub in_transaction: bool,
 }
@@ -248,7 +250,7 @@ impl Request {
             started: now,
             waited: false,
         };
-        let request = Request {
+        let mut request = Request {
             operation,
             spec,
             write_concern,
@@ -257,8 +259,10 @@ impl Request {
             answer,
             last_op_before,
             injected: Injected::default(),
+            watches: false,
             in_transaction: false,
         };
+        request.watches = super::change_stream::is_opened_by(&request.operation);
         super::transaction::check_statement(&request)?;
         Ok(request)
     }

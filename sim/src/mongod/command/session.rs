@@ -83,16 +83,19 @@ fn sessions(command: &str, inner: &str, op: &Operation) -> Result<Vec<Uuid>, Com
     Ok(ids)
 }
 
-/// Nothing to do: sessions are kept alive by their use, and none expires while it is used.
-fn refresh(_: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    sessions("refreshSessions", "refreshSessionsFromClient", op)?;
+/// Sessions are kept alive by their use, or by this.
+fn refresh(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    for lsid in sessions("refreshSessions", "refreshSessionsFromClient", op)? {
+        server.logical_sessions.touch(lsid, now);
+    }
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
 
+/// Measured: what the sessions have open lives on until the next look at all sessions, and what they
+/// have written is still known to a retry.
 fn end(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
     for lsid in sessions("endSessions", "endSessionsFromClient", op)? {
-        server.cursors.close_session(lsid);
-        server.sessions.forget(lsid);
+        server.logical_sessions.end(lsid);
     }
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }

@@ -127,6 +127,9 @@ pub(crate) fn check_statement(request: &Request) -> Result<(), CommandError> {
         _ => {}
     }
     let ends = matches!(name, "commitTransaction" | "abortTransaction");
+    if ends {
+        check_fields(name, operation)?;
+    }
     if session.start_transaction {
         match name {
             "commitTransaction" => {
@@ -268,6 +271,17 @@ fn abort(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, Com
 
 /// The session of a command that ends a transaction.
 fn session_of(command: &str, op: &Operation) -> Result<Uuid, CommandError> {
+    match op.session.filter(|session| session.in_transaction) {
+        Some(session) => Ok(session.lsid),
+        None => Err(CommandError::new(
+            error::COMMAND_FAILED,
+            format!("{command} must be run within a transaction"),
+        )),
+    }
+}
+
+/// The arguments of a command that ends a transaction.
+fn check_fields(command: &str, op: &Operation) -> Result<(), CommandError> {
     each_argument(command, &op.body, |field, value| match field {
         "commitTimestamp" => Ok(true),
         "recoveryToken" => {
@@ -281,14 +295,7 @@ fn session_of(command: &str, op: &Operation) -> Result<Uuid, CommandError> {
             Ok(true)
         }
         _ => Ok(false),
-    })?;
-    match op.session.filter(|session| session.in_transaction) {
-        Some(session) => Ok(session.lsid),
-        None => Err(CommandError::new(
-            error::COMMAND_FAILED,
-            format!("{command} must be run within a transaction"),
-        )),
-    }
+    })
 }
 
 impl InnerOperation {
@@ -320,8 +327,17 @@ impl Mongod {
         request: &mut Request,
     ) -> Result<(), CommandError> {
         let Some(session) = request.operation.session else { return Ok(()) };
-        let Some(txn_number) = session.txn_number else { return Ok(()) };
         let lsid = session.lsid;
+        self.logical_sessions.touch(lsid, now);
+        for over in self.logical_sessions.look(now) {
+            self.cursors.close_session(over);
+            self.abort_transaction(over);
+        }
+        let Some(txn_number) = session.txn_number else { return Ok(()) };
+        // It kills sessions, and has none itself.
+        if request.spec.names[0] == "killSessions" {
+            return Ok(());
+        }
         let Some(step) = step_of(&request.operation) else {
             if self.transactions.retryable_write(lsid, txn_number)? {
                 self.transaction_is_over(lsid);

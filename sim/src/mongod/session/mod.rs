@@ -14,8 +14,10 @@ use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::{OpKind, OplogEntry};
 use crate::mongod::optime::OpTime;
 
+mod logical;
 mod transaction;
 
+pub(crate) use logical::LogicalSessions;
 pub(crate) use transaction::{Begun, Step, Transactions};
 
 /// `lsid.uid` where nobody authenticated: the SHA-256 of the empty string.
@@ -94,6 +96,8 @@ struct Session {
     incomplete: bool,
     /// `txn_number` is that of a committed transaction.
     committed: bool,
+    /// What `config.transactions` says: a number that has written nothing yet does not change it.
+    record: Option<Box<SessionRecord>>,
 }
 
 impl Session {
@@ -105,6 +109,7 @@ impl Session {
             statements: BTreeMap::new(),
             incomplete: false,
             committed: false,
+            record: None,
         }
     }
 }
@@ -118,11 +123,23 @@ impl Sessions {
             return;
         }
         if session.txn_number < op.txn_number {
-            *session = Session::new(op.txn_number);
+            let record = session.record.take();
+            *session = Session { record, ..Session::new(op.txn_number) };
         }
         session.last_write = entry.optime;
         session.last_write_wall_millis = entry.wall_millis;
         session.committed |= entry.is_of_transaction() && !entry.is_partial_transaction();
+        let record = SessionRecord {
+            lsid: op.lsid,
+            txn_number: op.txn_number,
+            last_write: entry.optime,
+            last_write_wall_millis: entry.wall_millis,
+            committed: session.committed,
+        };
+        match &mut session.record {
+            Some(known) => **known = record,
+            None => session.record = Some(Box::new(record)),
+        }
         for id in &op.statement_ids {
             session.statements.entry(*id).or_insert(entry.optime);
         }
@@ -156,6 +173,7 @@ impl Sessions {
                 statements: BTreeMap::new(),
                 incomplete: !record.committed,
                 committed: record.committed,
+                record: Some(Box::new(record.clone())),
             };
             self.by_lsid.insert(record.lsid, session);
         }
@@ -166,17 +184,7 @@ impl Sessions {
 
     /// The records of all sessions that wrote, for another member's initial sync.
     pub fn records(&self) -> Vec<SessionRecord> {
-        self.by_lsid
-            .iter()
-            .filter(|(_, session)| !session.last_write.is_null())
-            .map(|(lsid, session)| SessionRecord {
-                lsid: *lsid,
-                txn_number: session.txn_number,
-                last_write: session.last_write,
-                last_write_wall_millis: session.last_write_wall_millis,
-                committed: session.committed,
-            })
-            .collect()
+        self.by_lsid.values().filter_map(|session| session.record.as_deref().cloned()).collect()
     }
 
     /// A retryable write of this number begins, or comes again. A newer number makes the older one
@@ -201,7 +209,9 @@ impl Sessions {
         }
         if session.txn_number < txn_number {
             let wall = session.last_write_wall_millis;
-            *session = Session { last_write_wall_millis: wall, ..Session::new(txn_number) };
+            let record = session.record.take();
+            let new = Session::new(txn_number);
+            *session = Session { last_write_wall_millis: wall, record, ..new };
         }
         Ok(())
     }
@@ -236,11 +246,6 @@ impl Sessions {
             .get(&lsid)
             .filter(|session| session.txn_number == txn_number)
             .map_or(OpTime::NULL, |session| session.last_write)
-    }
-
-    /// `endSessions`, `killSessions`: the session is over.
-    pub fn forget(&mut self, lsid: Uuid) {
-        self.by_lsid.remove(&lsid);
     }
 
     /// How many sessions are known.

@@ -278,6 +278,7 @@ impl OperationRef<'_> {
                         cache: None,
                     };
                     operation.apply(catalog, ts)?;
+                    catalog.operation += 1;
                 }
                 Ok(())
             }

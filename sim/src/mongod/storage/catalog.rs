@@ -46,6 +46,11 @@ pub(super) struct Catalog {
     names_changed: Ts,
     /// What open transactions hold against other writers.
     pub held: Held,
+    /// What documents were before a change, where their collection keeps that: by the entry's time and
+    /// the operation's place in it (`config.system.preimages` of the server).
+    pub pre_images: BTreeMap<(Ts, u64), Arc<RawDocumentBuf>>,
+    /// The place of the operation being applied in its entry.
+    pub operation: u64,
 }
 
 impl Catalog {
@@ -163,7 +168,7 @@ impl Catalog {
 
     pub(super) fn set_options(&mut self, ts: Ts, id: CollectionId, options: Arc<RawDocumentBuf>) {
         let collection = self.collections.get_mut(&id).expect("a known collection");
-        collection.options.push((ts, options));
+        collection.set_options(ts, options);
         self.undo.push_back((ts, Change::Options(id)));
     }
 
@@ -222,7 +227,11 @@ impl Catalog {
         let collection = self.collections.get_mut(&id).expect("a known collection");
         self.held.check_record(collection.uuid, record)?;
         self.held.check_keys(collection, &document)?;
+        let before = collection.pre_image(record);
         collection.update(ts, record, document)?;
+        if let Some(before) = before {
+            self.pre_images.insert((ts, self.operation), before);
+        }
         self.undo.push_back((ts, Change::Record(id, record)));
         Ok(())
     }
@@ -241,6 +250,9 @@ impl Catalog {
             )
         })?;
         self.held.check_record(collection.uuid, record)?;
+        if let Some(before) = collection.pre_image(record) {
+            self.pre_images.insert((ts, self.operation), before);
+        }
         collection.delete(ts, record);
         self.undo.push_back((ts, Change::Record(id, record)));
         Ok(())
@@ -274,8 +286,23 @@ impl Catalog {
             .collect()
     }
 
+    /// Lets go of the pre-images of entries that are not in the oplog any more.
+    pub(super) fn forget_pre_images(&mut self, oldest: Ts) {
+        if self.pre_images.first_key_value().is_some_and(|((ts, _), _)| *ts < oldest) {
+            self.pre_images = self.pre_images.split_off(&(oldest, 0));
+        }
+    }
+
+    /// Lets go of the pre-images of entries that are taken back.
+    pub(super) fn drop_pre_images_from(&mut self, ts: Ts) {
+        if self.pre_images.last_key_value().is_some_and(|((last, _), _)| *last >= ts) {
+            self.pre_images.split_off(&(ts, 0));
+        }
+    }
+
     /// Takes back every change after `ts`.
     pub(super) fn undo_after(&mut self, ts: Ts) {
+        self.drop_pre_images_from(Ts(ts.0.saturating_add(1)));
         while self.undo.back().is_some_and(|(at, _)| *at > ts) {
             self.undo_last();
         }
@@ -304,7 +331,7 @@ impl Catalog {
                 self.by_name.insert(collection.namespace().clone(), id);
             }
             Change::Options(id) => {
-                self.collections.get_mut(&id).expect("not pruned yet").options.pop();
+                self.collections.get_mut(&id).expect("not pruned yet").undo_options();
             }
             Change::IndexCreated(id) => {
                 self.collections.get_mut(&id).expect("not pruned yet").indexes.pop();

@@ -28,6 +28,14 @@ pub(super) struct Collection {
     live: u64,
     live_bytes: u64,
     capped: Option<Cap>,
+    /// `changeStreamPreAndPostImages: {enabled: true}`.
+    keeps_pre_images: bool,
+}
+
+fn keeps_pre_images(options: &RawDocument) -> bool {
+    options
+        .get_document("changeStreamPreAndPostImages")
+        .is_ok_and(|images| images.get_bool("enabled").unwrap_or(false))
 }
 
 /// The limits of a capped collection.
@@ -59,6 +67,7 @@ impl Collection {
             created,
             dropped: None,
             names: vec![(created, namespace)],
+            keeps_pre_images: keeps_pre_images(&options),
             options: vec![(created, options)],
             indexes: vec![Index::new(Arc::new(IndexSpec::of_id()), created)],
             records: BTreeMap::new(),
@@ -83,6 +92,27 @@ impl Collection {
         let (_, options) =
             self.options.iter().rev().find(|(since, _)| *since <= at).unwrap_or(&self.options[0]);
         options
+    }
+
+    /// A record's document before a change, if the collection keeps pre-images.
+    pub(super) fn pre_image(&self, record: RecordId) -> Option<Arc<RawDocumentBuf>> {
+        if !self.keeps_pre_images {
+            return None;
+        }
+        self.records.get(&record)?.newest().cloned()
+    }
+
+    /// Its options change.
+    pub(super) fn set_options(&mut self, ts: Ts, options: Arc<RawDocumentBuf>) {
+        self.keeps_pre_images = keeps_pre_images(&options);
+        self.options.push((ts, options));
+    }
+
+    /// The last change of its options is taken back.
+    pub(super) fn undo_options(&mut self) {
+        self.options.pop();
+        self.keeps_pre_images =
+            self.options.last().is_some_and(|(_, options)| keeps_pre_images(options));
     }
 
     pub(super) fn is_capped(&self) -> bool {

@@ -151,6 +151,7 @@ impl Storage {
             let mark = self.catalog.mark();
             let at = entry.optime.ts;
             let applied = self.parts_before(&entry).and_then(|parts| {
+                self.catalog.operation = 0;
                 for part in &parts {
                     apply::apply(&mut self.catalog, part, at)?;
                 }
@@ -158,6 +159,7 @@ impl Storage {
             });
             if let Err(error) = applied {
                 self.catalog.undo_to(mark);
+                self.catalog.drop_pre_images_from(at);
                 return Err(error);
             }
         }
@@ -167,12 +169,17 @@ impl Storage {
             self.oplog.truncate(self.stable.min(self.durable.ts), |entry| {
                 note_session(past_sessions, entry);
             });
+            let oldest = self.oplog.oldest().map_or(Ts::NULL, |entry| entry.optime.ts);
+            self.catalog.forget_pre_images(oldest);
         }
         Ok(())
     }
 
     /// The entries of a commit before its last one, in order; nothing for any other entry.
-    fn parts_before(&self, last: &OplogEntry) -> Result<Vec<Arc<OplogEntry>>, CommandError> {
+    pub(crate) fn parts_before(
+        &self,
+        last: &OplogEntry,
+    ) -> Result<Vec<Arc<OplogEntry>>, CommandError> {
         let mut parts = Vec::new();
         if !last.is_of_transaction() {
             return Ok(parts);
@@ -330,6 +337,12 @@ impl Storage {
         let ts = timestamp_of(at);
         let all = self.catalog.all_at(ts).into_iter();
         all.map(|(_, collection)| CollectionView::new(collection, ts)).collect()
+    }
+
+    /// The document that an operation of the entry at `ts` changed, as it was before, where its
+    /// collection keeps pre-images; `operation` is its place in the entry.
+    pub fn pre_image(&self, ts: Ts, operation: u64) -> Option<&Arc<RawDocumentBuf>> {
+        self.catalog.pre_images.get(&(ts, operation))
     }
 
     /// The last known of sessions whose entries are not in the oplog (any more): they fell off its old
