@@ -52,7 +52,7 @@ fn a_world_of_ones_own_has_a_timeline_to_assert() {
         1.500000  a:27017  killed (kill -9)
     ");
     let faults = stepdown::trace::Filter::new().category(stepdown::trace::Category::Client);
-    stepdown::assert_timeline!(sim, faults, @"    0.000000  world    -- nothing is initiated");
+    stepdown::assert_timeline!(sim, faults, @"    0.000000  world  -- nothing is initiated");
 }
 
 #[test]

@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
+
 use super::log::Log;
 use crate::mongod::optime::OpTime;
 use crate::mongod::repl::config::ReplSetConfig;
@@ -97,6 +99,10 @@ pub struct Invariants {
     wiped: bool,
     /// A configuration does not wait for journals.
     unjournaled: bool,
+    /// The id of the set, as its first configuration gives it.
+    set_id: Option<ObjectId>,
+    /// Members of several sets live here: each was initiated on its own, and no rule holds between them.
+    several_sets: bool,
     undone: Vec<OpTime>,
     landmarks: Landmarks,
     sightings: Sightings,
@@ -151,6 +157,12 @@ impl Invariants {
     }
 
     fn look(&mut self, at: usize, process: u32, now: &Observation<'_>) -> Result<(), Violation> {
+        if let Some(id) = now.config.and_then(|config| config.settings.replica_set_id) {
+            self.several_sets |= *self.set_id.get_or_insert(id) != id;
+        }
+        if self.several_sets {
+            return Ok(());
+        }
         if at >= self.members.len() {
             self.members.resize(at + 1, Seen::NOTHING);
             self.hosts.resize(at + 1, Box::default());
