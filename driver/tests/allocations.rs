@@ -102,6 +102,7 @@ struct Answers {
     reply: usize,
     request_id: [u8; 4],
     sent: usize,
+    increment: u32,
 }
 
 impl Answers {
@@ -142,6 +143,7 @@ impl Answers {
             reply: 0,
             request_id: [0; 4],
             sent: usize::MAX,
+            increment: 1,
         }
     }
 }
@@ -163,6 +165,11 @@ impl Stream for Answers {
             return Poll::Pending;
         }
         reply[8..12].copy_from_slice(&self.request_id);
+        // Time goes on with every reply, as it does with every write.
+        self.increment += 1;
+        if let Some(at) = reply.windows(13).position(|window| window == b"\x11clusterTime\0") {
+            reply[at + 13..at + 17].copy_from_slice(&self.increment.to_le_bytes());
+        }
         let count = into.len().min(reply.len() - self.sent);
         into[..count].copy_from_slice(&reply[self.sent..self.sent + count]);
         self.sent += count;

@@ -116,7 +116,7 @@ impl ClientSession {
 
     /// The newest cluster time this session has seen or was told: the value of a `$clusterTime` field.
     pub fn cluster_time(&self) -> Option<RawDocumentBuf> {
-        self.shared.cluster_time.current().map(|time| (*time).clone())
+        self.shared.cluster_time.current()
     }
 
     /// Takes note of another session's cluster time, if it is newer.

@@ -8,6 +8,7 @@ use super::{
     WriteFailure,
 };
 use crate::sdam::TopologyVersion;
+use crate::wire::find;
 
 impl Error {
     /// The refusal in a reply with `ok: 0`, with its labels and topologyVersion; `None` if the
@@ -47,7 +48,7 @@ impl Error {
 impl WriteConcernError {
     /// The `writeConcernError` of `reply`, if there is one.
     pub fn from_reply(reply: &RawDocument) -> Option<Self> {
-        let Ok(Some(RawBsonRef::Document(error))) = reply.get("writeConcernError") else {
+        let Some(RawBsonRef::Document(error)) = find(reply, "writeConcernError") else {
             return None;
         };
         Some(WriteConcernError {
@@ -62,7 +63,7 @@ impl WriteConcernError {
 impl IndexedWriteError {
     /// The `writeErrors` of `reply`, their indexes moved by `offset` (the writes of earlier batches).
     pub fn all_from_reply(reply: &RawDocument, offset: usize) -> Vec<Self> {
-        let Ok(Some(RawBsonRef::Array(errors))) = reply.get("writeErrors") else {
+        let Some(RawBsonRef::Array(errors)) = find(reply, "writeErrors") else {
             return Vec::new();
         };
         errors
@@ -88,7 +89,11 @@ impl IndexedWriteError {
 
 /// Whether the reply says `ok: 1`, in whichever number type.
 fn is_ok(reply: &RawDocument) -> Result<bool> {
-    match reply.get("ok") {
+    let ok = match find(reply, "ok") {
+        Some(ok) => Ok(Some(ok)),
+        None => reply.get("ok"),
+    };
+    match ok {
         Ok(Some(RawBsonRef::Double(ok))) => Ok(ok == 1.0),
         Ok(Some(RawBsonRef::Int32(ok))) => Ok(ok == 1),
         Ok(Some(RawBsonRef::Int64(ok))) => Ok(ok == 1),

@@ -59,9 +59,9 @@ impl Envelope<'_> {
         if let Some(number) = self.txn_number {
             body.i64("txnNumber", number);
         }
-        let cluster_time = self.cluster.cluster_time.newer_of(self.session_time);
-        if let Some(time) = cluster_time.filter(|_| self.traits.replica_set_member_or_mongos()) {
-            body.document("$clusterTime", time.as_bytes());
+        if self.traits.replica_set_member_or_mongos() {
+            let time = &self.cluster.cluster_time;
+            time.with_newer_of(self.session_time, |time| body.document("$clusterTime", time));
         }
         let knows_raw_data = self.traits.max_wire_version >= RAW_DATA_WIRE_VERSION;
         if let Some(raw_data) = self.raw_data.filter(|_| knows_raw_data) {

@@ -36,7 +36,7 @@ use crate::sdam::TopologyType;
 use crate::session::SessionSlot;
 use crate::time::Instant;
 use crate::uri::ServerAddress;
-use crate::wire::MAX_MESSAGE_SIZE_BYTES;
+use crate::wire::{MAX_MESSAGE_SIZE_BYTES, find};
 
 /// The wire version of MongoDB 5.0, the first with snapshot reads outside of transactions.
 const SNAPSHOT_WIRE_VERSION: i32 = 13;
@@ -285,7 +285,7 @@ impl Operation<'_> {
             }
         };
         if replies {
-            if let Ok(Some(RawBsonRef::Document(time))) = body.get("$clusterTime") {
+            if let Some(RawBsonRef::Document(time)) = find(&body, "$clusterTime") {
                 self.cluster.cluster_time.advance(time);
             }
             session.replied(self.cluster.now(), self.command, &body);

@@ -10,6 +10,7 @@ use bson::{Bson, RawDocument, RawDocumentBuf};
 use super::{BodyWriter, Command, MaxTime, Retry, Target, integer, lacks, optional_value};
 use crate::error::{Error, Result};
 use crate::uri::ServerAddress;
+use crate::wire::find;
 
 /// A reply that carries a batch, which is read in place.
 #[derive(Clone, Debug)]
@@ -33,18 +34,18 @@ impl CursorReply {
     /// # Errors
     /// `InvalidResponse` if it is not one.
     pub(crate) fn new(command: &str, reply: RawDocumentBuf) -> Result<Self> {
-        let cursor = reply.get_document("cursor").map_err(|_| lacks(command, "cursor"))?;
-        let id = integer(cursor, "id").ok_or_else(|| lacks(command, "cursor.id"))?;
-        let namespace = cursor.get_str("ns").map_err(|_| lacks(command, "cursor.ns"))?.to_owned();
-        let batch = match (cursor.get("firstBatch"), cursor.get("nextBatch")) {
-            (Ok(Some(RawBsonRef::Array(batch))), _) | (_, Ok(Some(RawBsonRef::Array(batch)))) => {
-                batch
-            }
-            _ => return Err(lacks(command, "batch")),
+        let Some(RawBsonRef::Document(cursor)) = find(&reply, "cursor") else {
+            return Err(lacks(command, "cursor"));
         };
-        // Most replies have none, and bson's error for that would cost an allocation.
-        let post_batch_resume_token = match cursor.get("postBatchResumeToken") {
-            Ok(Some(RawBsonRef::Document(token))) => Some(token.to_owned()),
+        let id = integer(cursor, "id").ok_or_else(|| lacks(command, "cursor.id"))?;
+        let Some(RawBsonRef::String(namespace)) = find(cursor, "ns") else {
+            return Err(lacks(command, "cursor.ns"));
+        };
+        let namespace = namespace.to_owned();
+        let batch = find(cursor, "firstBatch").or_else(|| find(cursor, "nextBatch"));
+        let Some(RawBsonRef::Array(batch)) = batch else { return Err(lacks(command, "batch")) };
+        let post_batch_resume_token = match find(cursor, "postBatchResumeToken") {
+            Some(RawBsonRef::Document(token)) => Some(token.to_owned()),
             _ => None,
         };
         // The array is a part of the reply: find out which.

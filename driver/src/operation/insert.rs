@@ -68,11 +68,7 @@ impl InsertBatch {
         let id = {
             let document = RawDocument::from_bytes(&self.documents[start..])
                 .map_err(|error| Error::invalid_argument(format!("not a document: {error}")))?;
-            document
-                .get("_id")
-                .map_err(|error| Error::invalid_argument(format!("not a document: {error}")))?
-                .map(Bson::try_from)
-                .transpose()?
+            crate::wire::find(document, "_id").map(Bson::try_from).transpose()?
         };
         let id = match id {
             Some(id) => id,

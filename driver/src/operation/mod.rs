@@ -324,10 +324,10 @@ pub(crate) fn millis(time: std::time::Duration) -> i64 {
 
 /// An integer of whatever type.
 pub(crate) fn integer(reply: &RawDocument, key: &str) -> Option<i64> {
-    match reply.get(key) {
-        Ok(Some(RawBsonRef::Int32(value))) => Some(i64::from(value)),
-        Ok(Some(RawBsonRef::Int64(value))) => Some(value),
-        Ok(Some(RawBsonRef::Double(value))) => Some(value as i64),
+    match crate::wire::find(reply, key) {
+        Some(RawBsonRef::Int32(value)) => Some(i64::from(value)),
+        Some(RawBsonRef::Int64(value)) => Some(value),
+        Some(RawBsonRef::Double(value)) => Some(value as i64),
         _ => None,
     }
 }

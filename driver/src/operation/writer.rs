@@ -125,7 +125,9 @@ impl<'a> BodyWriter<'a> {
     fn key(&mut self, kind: u8, key: &str) {
         debug_assert!(!key.contains('\0'), "a key cannot contain a zero byte");
         self.out.push(kind);
-        self.out.extend_from_slice(key.split('\0').next().unwrap_or_default().as_bytes());
+        let whole = key.as_bytes();
+        let end = whole.iter().position(|byte| *byte == 0).unwrap_or(whole.len());
+        self.out.extend_from_slice(&whole[..end]);
         self.out.push(0);
     }
 }

@@ -1,24 +1,27 @@
 //! The newest `$clusterTime` a client has seen.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
+use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::sync::lock;
+use crate::wire::find;
 
 /// The newest cluster time seen. A reply that brings nothing newer costs one comparison.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterTime {
     /// Seconds in the upper, increment in the lower half.
     newest: AtomicU64,
-    document: Mutex<Option<Arc<RawDocumentBuf>>>,
+    /// The bytes of the document; overwritten in place, for every write brings a newer one.
+    document: Mutex<Vec<u8>>,
 }
 
 impl ClusterTime {
     /// Takes note of `time`, the value of a `$clusterTime` field, if it is newer.
     pub(crate) fn advance(&self, time: &RawDocument) {
-        let Ok(timestamp) = time.get_timestamp("clusterTime") else { return };
+        let Some(RawBsonRef::Timestamp(timestamp)) = find(time, "clusterTime") else { return };
         let number = u64::from(timestamp.time) << 32 | u64::from(timestamp.increment);
         if number <= self.newest.load(Ordering::Acquire) {
             return;
@@ -26,26 +29,28 @@ impl ClusterTime {
         let mut document = lock(&self.document);
         // Somebody may have come first.
         if number > self.newest.load(Ordering::Acquire) {
-            *document = Some(Arc::new(time.to_owned()));
+            document.clear();
+            document.extend_from_slice(time.as_bytes());
             self.newest.store(number, Ordering::Release);
         }
     }
 
-    /// The newer of what this and `other` have seen.
-    pub(crate) fn newer_of(&self, other: Option<&ClusterTime>) -> Option<Arc<RawDocumentBuf>> {
+    /// Hands the newer of what this and `other` have seen to `write`, which must not take a lock; not
+    /// at all if neither has seen any.
+    pub(crate) fn with_newer_of(&self, other: Option<&ClusterTime>, write: impl FnOnce(&[u8])) {
         let newest = |time: &ClusterTime| time.newest.load(Ordering::Acquire);
-        match other {
-            Some(other) if newest(other) > newest(self) => other.current(),
-            _ => self.current(),
+        let newer = other.filter(|other| newest(other) > newest(self)).unwrap_or(self);
+        if newest(newer) > 0 {
+            write(&lock(&newer.document));
         }
     }
 
-    /// What the next request passes on.
-    pub(crate) fn current(&self) -> Option<Arc<RawDocumentBuf>> {
+    /// What was seen, if anything was.
+    pub(crate) fn current(&self) -> Option<RawDocumentBuf> {
         if self.newest.load(Ordering::Acquire) == 0 {
             return None;
         }
-        lock(&self.document).clone()
+        RawDocumentBuf::from_bytes(lock(&self.document).clone()).ok()
     }
 }
 
@@ -62,8 +67,8 @@ mod tests {
         clock.advance(&time(5, 2));
         clock.advance(&time(5, 1));
         clock.advance(&rawdoc! { "clusterTime": "nonsense" });
-        assert_eq!(clock.current().as_deref(), Some(&time(5, 2)));
+        assert_eq!(clock.current(), Some(time(5, 2)));
         clock.advance(&time(6, 0));
-        assert_eq!(clock.current().as_deref(), Some(&time(6, 0)));
+        assert_eq!(clock.current(), Some(time(6, 0)));
     }
 }

@@ -15,6 +15,7 @@ use crate::options::{ReadConcern, ReadConcernLevel, SelectionCriteria};
 use crate::sync::lock;
 use crate::telemetry::Span;
 use crate::time::Instant;
+use crate::wire::find;
 
 /// What a session is made with.
 #[derive(Clone, Debug, Default)]
@@ -248,7 +249,7 @@ impl SharedSession {
         if let Some(server) = &mut state.server {
             server.last_use = now;
         }
-        if let Ok(Some(RawBsonRef::Timestamp(time))) = reply.get("operationTime") {
+        if let Some(RawBsonRef::Timestamp(time)) = find(reply, "operationTime") {
             state.advance(time);
         }
         if self.options.snapshot && state.snapshot_time.is_none() {
@@ -263,7 +264,7 @@ impl SharedSession {
             state.snapshot_time = at;
         }
         drop(state);
-        if let Ok(time) = reply.get_document("$clusterTime") {
+        if let Some(RawBsonRef::Document(time)) = find(reply, "$clusterTime") {
             self.cluster_time.advance(time);
         }
     }

@@ -7,11 +7,13 @@
 
 mod compression;
 mod crc32c;
+mod element;
 mod frame;
 
 use bson::{RawDocument, RawDocumentBuf};
 
 pub use self::compression::{compress, is_compressible, is_compressor_built_in};
+pub(crate) use self::element::find;
 pub use self::frame::FrameReader;
 
 /// The largest message either side may send, header included, in bytes
