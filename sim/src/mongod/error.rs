@@ -153,6 +153,7 @@ codes! {
     TRANSACTION_TOO_OLD = 225 "TransactionTooOld";
     CURSOR_KILLED = 237 "CursorKilled";
     SNAPSHOT_TOO_OLD = 239 "SnapshotTooOld";
+    CONVERSION_FAILURE = 241 "ConversionFailure";
     SNAPSHOT_UNAVAILABLE = 246 "SnapshotUnavailable";
     NO_SUCH_TRANSACTION = 251 "NoSuchTransaction";
     TRANSACTION_COMMITTED = 256 "TransactionCommitted";
@@ -161,6 +162,8 @@ codes! {
     OPERATION_NOT_SUPPORTED_IN_TRANSACTION = 263 "OperationNotSupportedInTransaction";
     FAIL_POINT_SET_FAILED = 266 "FailPointSetFailed";
     CURRENT_CONFIG_NOT_COMMITTED_YET = 308 "CurrentConfigNotCommittedYet";
+    CANNOT_CONVERT_INDEX_TO_UNIQUE = 359 "CannotConvertIndexToUnique";
+    NO_QUERY_EXECUTION_PLANS = 291 "NoQueryExecutionPlans";
     UNSUPPORTED_OP_QUERY_COMMAND = 352 "UnsupportedOpQueryCommand";
     NOT_WRITABLE_PRIMARY = 10107 "NotWritablePrimary";
     BSON_OBJECT_TOO_LARGE = 10334 "BSONObjectTooLarge";

@@ -13,8 +13,10 @@ use super::arguments::{
 use super::change_stream::open;
 use super::context::parse_context_with;
 use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply};
+use super::explain::Verbosity;
 use super::operations::Shown;
-use super::read::{check_hint, computed_documents, match_documents};
+use super::plan::{Examined, Query, plan};
+use super::read::{Shown as ShownQuery, check_hint, computed_documents, match_documents};
 use super::scan::{Found, decode, find_matching};
 use super::spec::{CommandSpec, Gate};
 use super::statistics::storage_stats;
@@ -48,6 +50,7 @@ struct Arguments<'a> {
     batch_size: Option<u64>,
     has_cursor: bool,
     hint: Option<RawBsonRef<'a>>,
+    explain: bool,
 }
 
 impl<'a> Arguments<'a> {
@@ -79,13 +82,7 @@ impl<'a> Arguments<'a> {
                         Ok(field == "batchSize")
                     })?;
                 }
-                "explain" if !safe_boolean(&full, value)? => {}
-                "explain" => {
-                    return Err(CommandError::new(
-                        error::COMMAND_NOT_SUPPORTED,
-                        "This simulated server does not explain",
-                    ));
-                }
+                "explain" => found.explain = safe_boolean(&full, value)?,
                 "allowDiskUse" | "bypassDocumentValidation" | "fromMongos" | "needsMerge" => {
                     safe_boolean(&full, value)?;
                 }
@@ -97,7 +94,7 @@ impl<'a> Arguments<'a> {
             }
             Ok(true)
         })?;
-        if !found.has_cursor {
+        if !found.has_cursor && !found.explain {
             return Err(CommandError::new(
                 error::FAILED_TO_PARSE,
                 "The 'cursor' option is required, except for aggregate with the explain argument",
@@ -129,6 +126,9 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     };
     let arguments = Arguments::read(&op.body)?;
     let pipeline = arguments.pipeline.ok_or_else(|| missing_field("aggregate.pipeline"))?;
+    if arguments.explain {
+        return super::explain::explain(server, now, op, Verbosity::Planner);
+    }
     let mut stages = Vec::new();
     for stage in pipeline {
         stages.push(stage.map_err(malformed)?);
@@ -174,7 +174,9 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     context.constant_failure.check("Failed to optimize pipeline :: caused by :: ")?;
     let Mongod { storage, sessions, random, .. } = server;
     if let Some(view) = storage.collection(&namespace, at) {
-        check_hint(&view, arguments.hint)?;
+        let everything = Matcher::parse(&Document::new(), &context)?;
+        let matcher = parsed.leading_match().unwrap_or(&everything);
+        check_hint(&view, arguments.hint, ShownQuery::of(matcher))?;
     }
     let mut world = World { storage, sessions, random, db: &op.db, at, context: &context };
     let results = match statistics {
@@ -207,7 +209,7 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
 }
 
 /// How the server words errors that come up while a pipeline runs.
-fn in_executor(error: CommandError) -> CommandError {
+pub(super) fn in_executor(error: CommandError) -> CommandError {
     CommandError {
         message: format!("PlanExecutor error during aggregation :: caused by :: {}", error.message),
         ..error
@@ -287,10 +289,11 @@ impl PipelineContext for World<'_> {
         let namespace = format!("{}.{name}", self.db);
         let Some(view) = self.storage.collection(&namespace, self.at) else { return Ok(None) };
         let collation = self.context.collation;
-        if super::scan::candidates(&view, filter, collation).is_none() {
+        let plan = plan(&view, Query::of(filter, collation))?;
+        if !plan.uses_index() {
             return Ok(None);
         }
-        let found = find_matching(&view, filter, collation, usize::MAX)?;
+        let found = plan.run(&view, filter, usize::MAX, &mut Examined::default())?;
         found.iter().map(|found| decode(&found.document)).collect::<Result<_, _>>().map(Some)
     }
 

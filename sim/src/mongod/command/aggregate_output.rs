@@ -6,6 +6,7 @@ use bson::raw::cstr;
 use bson::{Binary, Bson, Document, RawDocumentBuf, rawdoc};
 use stepdown_driver::Instant;
 
+use super::aggregate::in_executor;
 use super::arguments::check_writable;
 use super::catalog::{append_all, command_entry, create_collection, ensure_collection, log, split};
 use super::scan::find_matching;
@@ -46,23 +47,24 @@ pub(super) fn check(
         return fail(17385, format!("Can't $out to special collection: {}", target.collection));
     }
     check_writable(&namespace)?;
-    match output {
+    let checked = match output {
         PipelineOutput::Out(_) => {
-            check_not_view(&server.storage, &namespace)?;
+            check_not_view(&server.storage, &namespace).map_err(in_executor)?;
             let view = server.storage.collection(&namespace, ReadAt::Newest);
-            if view.is_some_and(|view| view.is_capped()) {
-                return fail(
+            match view.is_some_and(|view| view.is_capped()) {
+                true => fail(
                     17152,
                     format!("namespace '{namespace}' is capped so it can't be used for $out"),
-                );
+                ),
+                false => Ok(()),
             }
-            Ok(())
         }
         PipelineOutput::Merge(merge) => {
-            check_not_view(&server.storage, &namespace)?;
-            check_unique(server, &namespace, merge)
+            check_unique(server, &namespace, merge)?;
+            check_not_view(&server.storage, &namespace)
         }
-    }
+    };
+    checked.map_err(in_executor)
 }
 
 /// The fields of `on` must identify a document.

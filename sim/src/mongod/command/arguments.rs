@@ -234,7 +234,8 @@ pub(crate) fn wrong_type(field: &str, value: RawBsonRef<'_>, expected: &str) -> 
     )
 }
 
-fn wrong_types(field: &str, value: RawBsonRef<'_>, expected: &str) -> CommandError {
+/// 14 TypeMismatch, of several types.
+pub(crate) fn wrong_types(field: &str, value: RawBsonRef<'_>, expected: &str) -> CommandError {
     CommandError::new(
         error::TYPE_MISMATCH,
         format!(

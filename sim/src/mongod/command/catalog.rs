@@ -7,21 +7,23 @@ use bson::{Binary, RawBsonRef, RawDocument, RawDocumentBuf, Uuid, rawdoc};
 use stepdown_driver::Instant;
 
 use super::arguments::{
-    check_writable, document, each_argument, first_value, namespace, safe_boolean, safe_i64, string,
+    check_writable, document, each_argument, each_field, first_value, namespace, non_negative,
+    safe_boolean, safe_i64, string,
 };
 use super::context::parse_context;
-use super::cursor::{self, list_reply};
+use super::cursor::{self, Cursor, Source, list_reply};
+use super::maintenance::copy_collection;
 use super::spec::{CommandSpec, Gate};
 use super::statistics::storage_size;
-use super::views::check_not_view;
-use super::{Operation, OplogDraft, Outcome, ReadAt};
+use super::views::{check_not_view, view_of, views_namespace};
+use super::{Operation, OplogDraft, Outcome, ReadAt, coll_mod, create};
 use crate::mongod::Mongod;
 use crate::mongod::auth::role::Resource;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::OpKind;
 use crate::mongod::optime::OpTime;
 use crate::mongod::query::matcher::Matcher;
-use crate::mongod::storage::IndexSpec;
+use crate::mongod::storage::{IndexSpec, Storage};
 
 const fn write(
     names: &'static [&'static str],
@@ -51,31 +53,14 @@ pub(super) const fn read(
     }
 }
 
-/// A capped collection may be limited to at most so many bytes: one pebibyte.
-const CAPPED_SIZE_MAX: i64 = 1 << 50;
-
 pub(crate) const COMMANDS: &[CommandSpec] = &[
-    write(&["create"], create),
+    write(&["create"], create::create),
     write(&["drop"], drop_collection),
     write(&["dropDatabase"], drop_database),
-    write(&["collMod"], coll_mod),
+    write(&["collMod"], coll_mod::coll_mod),
     CommandSpec { admin_only: true, ..write(&["renameCollection"], rename) },
     read(&["listCollections"], list_collections),
     CommandSpec { admin_only: true, ..read(&["listDatabases"], list_databases) },
-];
-
-/// The options `create` takes and `listCollections` shows.
-const CREATE_OPTIONS: &[&str] = &[
-    "capped",
-    "changeStreamPreAndPostImages",
-    "collation",
-    "indexOptionDefaults",
-    "max",
-    "size",
-    "storageEngine",
-    "validationAction",
-    "validationLevel",
-    "validator",
 ];
 
 /// Draws up the entry of a command on a database.
@@ -128,6 +113,9 @@ pub(crate) fn ensure_collection(
 }
 
 /// Creates a collection with these options: an entry of its own.
+///
+/// # Errors
+/// 73 InvalidNamespace.
 pub(crate) fn create_collection(
     server: &mut Mongod,
     now: Instant,
@@ -136,113 +124,40 @@ pub(crate) fn create_collection(
     options: RawDocumentBuf,
 ) -> Result<Uuid, CommandError> {
     check_writable(namespace)?;
+    create_unchecked(server, now, op, namespace, options)
+}
+
+/// The same for the server's own collections, of any name.
+pub(crate) fn create_unchecked(
+    server: &mut Mongod,
+    now: Instant,
+    op: &Operation,
+    namespace: &str,
+    options: RawDocumentBuf,
+) -> Result<Uuid, CommandError> {
     let (db, collection) = split(namespace);
     let mut object = RawDocumentBuf::new();
     object.append(cstr!("create"), collection);
     append_all(&mut object, &options);
-    object.append(cstr!("idIndex"), id_index());
+    if options.get("clusteredIndex").is_ok_and(|clustered| clustered.is_none()) {
+        object.append(cstr!("idIndex"), id_index(&options));
+    }
     let uuid = server.new_uuid();
     log(server, now, op, command_entry(db, Some(uuid), object, None))?;
     Ok(uuid)
 }
 
-fn create(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    let namespace = namespace(op)?;
-    let mut options = RawDocumentBuf::new();
-    let (mut capped, mut sized) = (false, false);
-    each_argument("create", &op.body, |field, value| {
-        let full = format!("create.{field}");
-        match field {
-            "capped" => {
-                capped = safe_boolean(&full, value)?;
-                if capped {
-                    options.append(cstr!("capped"), true);
-                }
-            }
-            "size" => {
-                sized = true;
-                let size = safe_i64(&full, value)?.max(1);
-                if size > CAPPED_SIZE_MAX {
-                    return Err(CommandError::new(
-                        51_024,
-                        format!(
-                            "BSON field 'size' value must be <= {CAPPED_SIZE_MAX}, actual value '{size}'"
-                        ),
-                    ));
-                }
-                // Rounded up to a multiple of 256, as the server does.
-                let size = (size + 255) / 256 * 256;
-                match i32::try_from(size) {
-                    Ok(size) => options.append(cstr!("size"), size),
-                    Err(_) => options.append(cstr!("size"), size),
-                }
-            }
-            "max" => {
-                sized = true;
-                let max = safe_i64(&full, value)?;
-                match i32::try_from(max) {
-                    Ok(max) => options.append(cstr!("max"), max),
-                    Err(_) => options.append(cstr!("max"), max),
-                }
-            }
-            "validator" => {
-                document(&full, value)?;
-                options.append(cstr!("validator"), value);
-            }
-            "viewOn" | "pipeline" | "timeseries" | "clusteredIndex" | "expireAfterSeconds" => {
-                return Err(CommandError::new(
-                    error::COMMAND_NOT_SUPPORTED,
-                    format!("This simulated server does not support create.{field}"),
-                ));
-            }
-            "autoIndexId" | "idIndex" | "temp" | "flags" | "encryptedFields" => {}
-            known if CREATE_OPTIONS.contains(&known) => append(&mut options, known, value),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    })?;
-    let invalid = |message: &str| Err(CommandError::new(error::INVALID_OPTIONS, message));
-    if capped && options.get("size").is_ok_and(|size| size.is_none()) {
-        return invalid("the 'size' field is required when 'capped' is true");
-    }
-    if !capped && sized {
-        return invalid(
-            "the 'capped' field needs to be true when either the 'size' or 'max' fields are present",
-        );
-    }
-    check_writable(&namespace)?;
-    check_validator(server, now, op)?;
-    if let Some(view) = server.storage.collection(&namespace, ReadAt::Newest) {
-        // Since 7.0 the same collection may be created again.
-        let same = view.options().as_bytes() == options.as_bytes();
-        if same && server.options.version >= crate::mongod::ServerVersion::V7_0 {
-            return Ok(Outcome::Reply(RawDocumentBuf::new()));
-        }
-        return Err(CommandError::new(
-            error::NAMESPACE_EXISTS,
-            format!("Collection {namespace} already exists."),
-        ));
-    }
-    create_collection(server, now, op, &namespace, options)?;
-    Ok(Outcome::Reply(RawDocumentBuf::new()))
-}
-
-/// A `validator` must be a filter.
-fn check_validator(server: &Mongod, now: Instant, op: &Operation) -> Result<(), CommandError> {
-    match op.body.get_document("validator") {
-        Ok(validator) => parse_filter(server, now, op, Some(validator)).map(|_| ()),
-        Err(_) => Ok(()),
-    }
-}
-
-fn log_drop(
+pub(super) fn log_drop(
     server: &mut Mongod,
     now: Instant,
     op: &Operation,
     namespace: &str,
 ) -> Result<Option<usize>, CommandError> {
     let Some(view) = server.storage.collection(namespace, ReadAt::Newest) else { return Ok(None) };
-    let (uuid, indexes, records) = (view.uuid(), view.indexes().count(), view.count());
+    let clustered = view.options().get("clusteredIndex").is_ok_and(|option| option.is_some());
+    // The index that a clustered collection is, is none of its indexes.
+    let indexes = view.indexes().count() - usize::from(clustered);
+    let (uuid, records) = (view.uuid(), view.count());
     let (db, collection) = split(namespace);
     let object = rawdoc! { "drop": collection };
     let mut object2 = RawDocumentBuf::new();
@@ -258,6 +173,13 @@ fn drop_collection(
 ) -> Result<Outcome, CommandError> {
     let namespace = namespace(op)?;
     each_argument("drop", &op.body, |field, _| Ok(field == "collectionUUID"))?;
+    match drop_view(server, now, op, &namespace)? {
+        DroppedView::None => {}
+        DroppedView::View => return Ok(Outcome::Reply(rawdoc! { "ns": namespace })),
+        DroppedView::Series => {
+            return Ok(Outcome::Reply(rawdoc! { "nIndexesWas": 0, "ns": namespace }));
+        }
+    }
     match log_drop(server, now, op, &namespace)? {
         Some(indexes) => Ok(Outcome::Reply(rawdoc! {
             "nIndexesWas": indexes as i32, "ns": namespace,
@@ -268,6 +190,44 @@ fn drop_collection(
         }
         None => Err(CommandError::new(error::NAMESPACE_NOT_FOUND, "ns not found")),
     }
+}
+
+enum DroppedView {
+    None,
+    View,
+    Series,
+}
+
+/// Takes a view out of `system.views`, with the buckets under it if it is a time series.
+fn drop_view(
+    server: &mut Mongod,
+    now: Instant,
+    op: &Operation,
+    namespace: &str,
+) -> Result<DroppedView, CommandError> {
+    let Some(view) = view_of(&server.storage, namespace, ReadAt::Newest) else {
+        return Ok(DroppedView::None);
+    };
+    if server.storage.collection(namespace, ReadAt::Newest).is_some() {
+        return Ok(DroppedView::None);
+    }
+    let views = views_namespace(namespace);
+    let uuid = server.storage.collection(&views, ReadAt::Newest).map(|views| views.uuid());
+    let draft = OplogDraft {
+        kind: OpKind::Delete,
+        ns: views.into(),
+        collection_uuid: uuid,
+        object: Arc::new(rawdoc! { "_id": namespace }),
+        object2: None,
+        upsert: false,
+        session: None,
+    };
+    log(server, now, op, draft)?;
+    if split(&view.on).1.starts_with("system.buckets.") {
+        log_drop(server, now, op, &view.on)?;
+        return Ok(DroppedView::Series);
+    }
+    Ok(DroppedView::View)
 }
 
 fn drop_database(
@@ -298,7 +258,13 @@ fn drop_database(
 }
 
 fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    let from = string("renameCollection.renameCollection", first_value(&op.body)?)?;
+    let first = first_value(&op.body)?;
+    let from = first.as_str().ok_or_else(|| {
+        CommandError::new(
+            error::BAD_VALUE,
+            format!("collection name has invalid type {}", super::arguments::type_name(first)),
+        )
+    })?;
     let (mut to, mut drop_target) = (None, false);
     each_argument("renameCollection", &op.body, |field, value| {
         match field {
@@ -325,7 +291,26 @@ fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
         ));
     }
     check_writable(from)?;
-    check_writable(to)?;
+    check_writable(to).map_err(|error| {
+        CommandError::new(
+            error::ILLEGAL_OPERATION,
+            format!("error with target namespace: {}", error.message),
+        )
+    })?;
+    if server.storage.collection(from, ReadAt::Newest).is_none()
+        && view_of(&server.storage, from, ReadAt::Newest).is_some()
+    {
+        return Err(CommandError::new(
+            error::COMMAND_NOT_SUPPORTED_ON_VIEW,
+            format!("cannot rename view: {from}"),
+        ));
+    }
+    if view_of(&server.storage, to, ReadAt::Newest).is_some() {
+        return Err(CommandError::new(
+            error::NAMESPACE_EXISTS,
+            format!("a view already exists with that name: {to}"),
+        ));
+    }
     let Some(source) = server.storage.collection(from, ReadAt::Newest) else {
         return Err(CommandError::new(
             error::NAMESPACE_NOT_FOUND,
@@ -335,10 +320,13 @@ fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
     let uuid = source.uuid();
     let (from_db, _) = split(from);
     if from_db != split(to).0 {
-        return Err(CommandError::new(
-            error::COMMAND_NOT_SUPPORTED,
-            "This simulated server does not rename collections across databases",
-        ));
+        let exists = server.storage.collection(to, ReadAt::Newest).is_some();
+        if exists && !drop_target {
+            return Err(CommandError::new(error::NAMESPACE_EXISTS, "target namespace exists"));
+        }
+        copy_collection(server, now, op, from, to, None)?;
+        log_drop(server, now, op, from)?;
+        return Ok(Outcome::Reply(RawDocumentBuf::new()));
     }
     let target = server.storage.collection(to, ReadAt::Newest);
     let target = target.map(|view| (view.uuid(), view.count()));
@@ -360,58 +348,27 @@ fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
 
-fn coll_mod(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    let namespace = namespace(op)?;
-    let mut changes = RawDocumentBuf::new();
-    each_argument("collMod", &op.body, |field, value| {
-        match field {
-            "validator" => {
-                document("collMod.validator", value)?;
-            }
-            "validationLevel" | "validationAction" => {
-                string(&format!("collMod.{field}"), value)?;
-            }
-            "changeStreamPreAndPostImages" => {
-                document("collMod.changeStreamPreAndPostImages", value)?;
-            }
-            "index" | "viewOn" | "pipeline" | "cappedSize" | "cappedMax" | "expireAfterSeconds" => {
-                return Err(CommandError::new(
-                    error::COMMAND_NOT_SUPPORTED,
-                    format!("This simulated server does not support collMod.{field}"),
-                ));
-            }
-            _ => return Ok(false),
-        }
-        append(&mut changes, field, value);
-        Ok(true)
-    })?;
-    check_validator(server, now, op)?;
-    let Some(view) = server.storage.collection(&namespace, ReadAt::Newest) else {
-        return Err(CommandError::new(error::NAMESPACE_NOT_FOUND, "ns does not exist"));
-    };
-    let uuid = view.uuid();
-    let (db, collection) = split(&namespace);
-    let mut old = rawdoc! { "uuid": Binary::from_uuid(uuid) };
-    append_all(&mut old, view.options());
-    let object2 = rawdoc! { "collectionOptions_old": old };
-    let mut object = rawdoc! { "collMod": collection };
-    append_all(&mut object, &changes);
-    log(server, now, op, command_entry(db, Some(uuid), object, Some(object2)))?;
-    Ok(Outcome::Reply(RawDocumentBuf::new()))
-}
-
 fn list_collections(
     server: &mut Mongod,
     now: Instant,
     op: &Operation,
 ) -> Result<Outcome, CommandError> {
-    let (mut name_only, mut filter) = (false, None);
+    let (mut name_only, mut filter, mut batch_size) = (false, None, None);
     each_argument("listCollections", &op.body, |field, value| {
         match field {
             "nameOnly" => name_only = safe_boolean("listCollections.nameOnly", value)?,
             "filter" => filter = Some(document("listCollections.filter", value)?),
             "cursor" => {
-                document("listCollections.cursor", value)?;
+                each_field(
+                    "cursor",
+                    document("listCollections.cursor", value)?,
+                    |field, value| {
+                        if field == "batchSize" {
+                            batch_size = Some(non_negative("cursor", "batchSize", value)?);
+                        }
+                        Ok(field == "batchSize")
+                    },
+                )?;
             }
             "authorizedCollections" => {
                 safe_boolean("listCollections.authorizedCollections", value)?;
@@ -432,28 +389,111 @@ fn list_collections(
             });
         }
     }
+    let mut views = Vec::new();
     for view in server.storage.collections(at) {
         let Some(name) = view.namespace().strip_prefix(&prefix) else { continue };
-        found.push(rawdoc! {
-            "name": name,
-            "type": "collection",
-            "options": (**view.options()).clone(),
-            "info": { "readOnly": false, "uuid": Binary::from_uuid(view.uuid()) },
-            "idIndex": id_index(),
-        });
+        let options = view.options();
+        let mut shown = rawdoc! { "name": name, "type": "collection" };
+        shown.append(cstr!("options"), &***options);
+        let info = rawdoc! { "readOnly": false, "uuid": Binary::from_uuid(view.uuid()) };
+        shown.append(cstr!("info"), info);
+        if options.get("clusteredIndex").is_ok_and(|clustered| clustered.is_none()) {
+            shown.append(cstr!("idIndex"), id_index(options));
+        }
+        found.push(shown);
+        if name == "system.views" {
+            views.extend(
+                view.scan(None).filter_map(|(_, view)| shown_view(&server.storage, view, at)),
+            );
+        }
     }
+    found.extend(views);
     let mut listed = Vec::new();
     for collection in found {
         if matcher.as_ref().map_or(Ok(true), |matcher| matcher.matches(&collection))? {
             listed.push(if name_only {
-                let name = collection.get_str("name").unwrap_or_default();
-                rawdoc! { "name": name, "type": "collection" }
+                let text = |field| collection.get_str(field).unwrap_or_default();
+                rawdoc! { "name": text("name"), "type": text("type") }
             } else {
                 collection
             });
         }
     }
-    Ok(list_reply(&format!("{}.$cmd.listCollections", op.db), listed))
+    listed_reply(server, now, op, format!("{}.$cmd.listCollections", op.db), listed, batch_size)
+}
+
+/// A view, or a time series, as `listCollections` shows it.
+fn shown_view(storage: &Storage, view: &RawDocument, at: ReadAt) -> Option<RawDocumentBuf> {
+    let namespace = view.get_str("_id").ok()?;
+    let (db, name) = split(namespace);
+    let on = view.get_str("viewOn").ok()?;
+    if on.starts_with("system.buckets.") {
+        let buckets = storage.collection(&format!("{db}.{on}"), at)?;
+        let mut options = RawDocumentBuf::new();
+        for field in ["expireAfterSeconds", "timeseries"] {
+            if let Ok(Some(value)) = buckets.options().get(field) {
+                append(&mut options, field, value);
+            }
+        }
+        return Some(rawdoc! {
+            "name": name, "type": "timeseries", "options": options, "info": { "readOnly": false },
+        });
+    }
+    let mut options = RawDocumentBuf::new();
+    for (field, value) in view.iter().map_while(Result::ok) {
+        if field.as_str() != "_id" {
+            options.append(field, value);
+        }
+    }
+    Some(rawdoc! {
+        "name": name, "type": "view", "options": options, "info": { "readOnly": true },
+    })
+}
+
+/// A list as a cursor with batches of a size.
+pub(crate) fn listed_reply(
+    server: &mut Mongod,
+    now: Instant,
+    op: &Operation,
+    namespace: String,
+    listed: Vec<RawDocumentBuf>,
+    batch_size: Option<u64>,
+) -> Result<Outcome, CommandError> {
+    match batch_size {
+        Some(batch_size) if (batch_size as usize) < listed.len() => {
+            let cursor = Cursor {
+                namespace,
+                source: Source::Ready {
+                    documents: listed.into_iter().map(Arc::new).collect(),
+                    limited: false,
+                },
+                read_concern: op.read_concern,
+                at_cluster_time: None,
+                lsid: op.session.map(|session| session.lsid),
+                tailable: false,
+                await_data: false,
+                no_timeout: false,
+                transaction: None,
+                used: now,
+            };
+            let first =
+                cursor::first_reply(server, now, cursor, ReadAt::Newest, batch_size, false)?;
+            // Lists have the id first.
+            let Outcome::Reply(reply) = &first else { return Ok(first) };
+            let mut ordered = RawDocumentBuf::new();
+            if let Ok(cursor) = reply.get_document("cursor") {
+                for field in ["id", "ns", "firstBatch"] {
+                    if let Ok(Some(value)) = cursor.get(field) {
+                        append(&mut ordered, field, value);
+                    }
+                }
+            }
+            let mut reply = RawDocumentBuf::new();
+            reply.append(cstr!("cursor"), ordered);
+            Ok(Outcome::Reply(reply))
+        }
+        _ => Ok(list_reply(&namespace, listed)),
+    }
 }
 
 fn list_databases(
@@ -535,8 +575,8 @@ fn collections_of(server: &Mongod, db: &str, at: ReadAt) -> Vec<Arc<str>> {
     all.filter(|name| name.starts_with(&prefix)).collect()
 }
 
-fn id_index() -> RawDocumentBuf {
-    (*IndexSpec::of_id().document).clone()
+fn id_index(options: &RawDocument) -> RawDocumentBuf {
+    (*IndexSpec::of_id(options).document).clone()
 }
 
 /// Database and collection of a namespace.

@@ -7,7 +7,7 @@ use super::arguments::document;
 use super::views::view_of;
 use super::{Operation, ReadAt};
 use crate::mongod::Mongod;
-use crate::mongod::error::CommandError;
+use crate::mongod::error::{self, CommandError};
 use crate::mongod::query::collation::Collation;
 use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::expression::{Expression, Scope};
@@ -25,6 +25,9 @@ pub(crate) fn parse_context(
     let mut context = ParseContext::new(wall, Timestamp::from(server.repl.cluster_time));
     if let Ok(Some(value @ RawBsonRef::Document(_))) = op.body.get("collation") {
         context.collation = Collation::parse(document("collation", value)?.into())?;
+        if let Some(Ok((_, RawBsonRef::String(collection)))) = op.body.iter().next() {
+            check_view_collation(server, &op.namespace(collection), context.collation)?;
+        }
     } else if let Some(Ok((_, RawBsonRef::String(collection)))) = op.body.iter().next() {
         context.collation = default_collation(server, &op.namespace(collection));
     }
@@ -41,6 +44,23 @@ pub(crate) fn default_collation(server: &Mongod, namespace: &str) -> Collation {
             .and_then(|view| Some(parse(view.collation.as_deref()?)))
             .unwrap_or_default(),
     }
+}
+
+/// A view's collation is not a reader's choice.
+fn check_view_collation(
+    server: &Mongod,
+    namespace: &str,
+    collation: Collation,
+) -> Result<(), CommandError> {
+    let is_view = server.storage.collection(namespace, ReadAt::Newest).is_none()
+        && view_of(&server.storage, namespace, ReadAt::Newest).is_some();
+    if is_view && default_collation(server, namespace) != collation {
+        return Err(CommandError::new(
+            error::OPTION_NOT_SUPPORTED_ON_VIEW,
+            "Cannot override a view's default collation",
+        ));
+    }
+    Ok(())
 }
 
 /// The context of one statement on a namespace, with a collation of its own if it has one.

@@ -10,8 +10,9 @@ use super::arguments::{
     check_writable, document, each_argument, namespace, own_arguments, safe_boolean, safe_i64,
 };
 use super::context::parse_context_with;
-use super::read::check_hint;
-use super::scan::{Found, Output, find_matching};
+use super::plan::Query;
+use super::read::{Shown, check_hint};
+use super::scan::{Found, Output, find_sorted};
 use super::spec::{CommandSpec, Gate};
 use super::views::check_not_view;
 use super::write::delete::delete_one;
@@ -137,12 +138,14 @@ fn run(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Com
     context.constant_failure.check("")?;
     let mut found = None;
     if let Some(view) = server.storage.collection(&namespace, ReadAt::Newest) {
-        check_hint(&view, arguments.hint)?;
-        let limit = if sort.is_empty() { 1 } else { usize::MAX };
-        let mut all =
-            find_matching(&view, &matcher, context.collation, limit).map_err(in_executor)?;
-        sort.sort_by_document(&mut all, |found| DocumentRef::from(&*found.document));
-        found = all.into_iter().next();
+        check_hint(&view, arguments.hint, Shown { collation: true, ..Shown::of(&matcher) })?;
+        let query = Query {
+            matcher: &matcher,
+            sort: Some(&sort),
+            hint: arguments.hint,
+            collation: context.collation,
+        };
+        found = find_sorted(&view, query, 1).map_err(in_executor)?.into_iter().next();
     }
     match (update, found) {
         (None, None) => Ok(reply(rawdoc! { "n": 0 }, None, None)),

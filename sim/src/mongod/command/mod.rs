@@ -8,18 +8,23 @@ mod arguments;
 mod catalog;
 mod change_stream;
 pub(crate) mod client;
+mod coll_mod;
 mod context;
+mod create;
 pub(crate) mod cursor;
 mod diagnostic;
 mod dispatch;
+mod explain;
 pub(crate) mod fail_point;
 mod find_and_modify;
 mod hello;
 mod indexes;
+mod maintenance;
 mod member;
 pub mod operation;
 pub(crate) mod operations;
 pub(crate) mod parameters;
+mod plan;
 mod read;
 mod replication;
 pub(crate) mod request;
@@ -40,6 +45,7 @@ pub(crate) mod wait;
 mod write;
 pub(crate) mod write_concern;
 
+pub(crate) use create::OPTION_ORDER;
 pub(crate) use operation::{Operation, OplogDraft, Outcome, ReadAt};
 use spec::CommandSpec;
 pub(crate) use write::UnfinishedBatch;
@@ -50,6 +56,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     catalog::COMMANDS,
     cursor::COMMANDS,
     diagnostic::COMMANDS,
+    explain::COMMANDS,
     fail_point::COMMANDS,
     find_and_modify::COMMANDS,
     hello::COMMANDS,
@@ -57,6 +64,7 @@ const FAMILIES: &[&[CommandSpec]] = &[
     operations::COMMANDS,
     parameters::COMMANDS,
     indexes::COMMANDS,
+    maintenance::COMMANDS,
     read::COMMANDS,
     replication::COMMANDS,
     sasl::COMMANDS,

@@ -14,12 +14,14 @@ use super::arguments::{
 };
 use super::context::parse_context_with;
 use super::cursor::{self, Cursor, DEFAULT_BATCH_SIZE, Source, first_reply, list_reply};
+use super::plan::{Examined, Query, plan};
 use super::scan::{Found, Output, Scan, Target, find_matching, oplog_start};
 use super::spec::{CommandSpec, Gate};
 use super::views::view_of;
 use super::{Operation, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
+use crate::mongod::query::collation::Collation;
 use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::key::append_key;
 use crate::mongod::query::matcher::{MatchDetails, Matcher};
@@ -178,6 +180,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
         Some(sort) => SortPattern::parse(sort.into(), context.collation)?,
         None => SortPattern::parse(empty.as_ref().into(), context.collation)?,
     };
+    let unsorted = SortPattern::parse(empty.as_ref().into(), context.collation)?;
     let projection = find
         .projection
         .map(|projection| Projection::parse(projection, ProjectionSyntax::Find, &context))
@@ -218,15 +221,37 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
                 ),
             ));
         }
-        check_hint(&view, find.hint)?;
-        let indexed = || super::scan::candidates(&view, &matcher, context.collation).is_some();
-        if sort.is_empty() && (find.tailable || natural.is_some() || !indexed()) {
+        let shown = Shown {
+            matcher: &matcher,
+            sort: find.sort,
+            projection: find.projection,
+            collation: false,
+        };
+        let query = Query {
+            matcher: &matcher,
+            sort: Some(&sort),
+            hint: find.hint.filter(|_| natural.is_none()),
+            collation: context.collation,
+        };
+        let plan = plan(&view, query).map_err(|error| match error.code {
+            error::BAD_VALUE => planner_error(&namespace, shown, error),
+            _ => error,
+        })?;
+        if sort.is_empty() && (find.tailable || natural.is_some() || !plan.uses_index()) {
             let (namespace, uuid) = (namespace.clone(), view.uuid());
             scan(Target::Collection { namespace, uuid, last: None, backwards })
         } else {
-            let found = find_matching(&view, &matcher, context.collation, usize::MAX)
-                .map_err(in_executor)?;
-            ready(found, &sort, &output, find.skip, limit).map_err(in_executor)?
+            let wanted = match limit {
+                Some(limit) if plan.sorted => {
+                    usize::try_from(limit.saturating_add(find.skip)).unwrap_or(usize::MAX)
+                }
+                _ => usize::MAX,
+            };
+            let found =
+                plan.run(&view, &matcher, wanted, &mut Examined::default()).map_err(in_executor)?;
+            // What comes sorted stays as it comes.
+            let order = if plan.sorted { &unsorted } else { &sort };
+            ready(found, order, &output, find.skip, limit).map_err(in_executor)?
         }
     };
     let cursor = Cursor {
@@ -332,6 +357,23 @@ fn empty_reply(namespace: &str, at_cluster_time: Option<Ts>) -> Outcome {
     }
 }
 
+/// What a message about a hint shows of the query.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub matcher: &'a Matcher,
+    pub sort: Option<&'a RawDocument>,
+    pub projection: Option<&'a RawDocument>,
+    /// Whether the collation stands there although it is simple, as it does for updates.
+    pub collation: bool,
+}
+
+impl<'a> Shown<'a> {
+    /// A filter alone.
+    pub(crate) fn of(matcher: &'a Matcher) -> Self {
+        Shown { matcher, sort: None, projection: None, collation: false }
+    }
+}
+
 /// A hint must name an index that exists.
 ///
 /// # Errors
@@ -339,33 +381,39 @@ fn empty_reply(namespace: &str, at_cluster_time: Option<Ts>) -> Outcome {
 pub(crate) fn check_hint(
     view: &CollectionView<'_>,
     hint: Option<RawBsonRef<'_>>,
+    shown: Shown<'_>,
 ) -> Result<(), CommandError> {
-    let exists = match hint {
-        None => true,
-        Some(RawBsonRef::String(name)) => view.indexes().any(|(spec, _)| &*spec.name == name),
-        Some(RawBsonRef::Document(key)) => {
-            key.is_empty()
-                || key.get("$natural").is_ok_and(|natural| natural.is_some())
-                || view.indexes().any(|(spec, _)| spec.key_pattern().as_bytes() == key.as_bytes())
-        }
-        Some(_) => {
-            return Err(CommandError::new(
-                error::FAILED_TO_PARSE,
-                "Hint must be a string or an object",
-            ));
-        }
-    };
-    if exists {
+    if hint.is_none() {
         return Ok(());
     }
-    Err(CommandError::new(
-        error::BAD_VALUE,
-        format!(
-            "error processing query: ns={} planner returned error :: caused by :: hint provided \
-             does not correspond to an existing index",
-            view.namespace()
+    let query = Query { hint, ..Query::of(shown.matcher, Collation::Simple) };
+    plan(view, query).map(|_| ()).map_err(|error| match error.code {
+        error::BAD_VALUE => planner_error(view.namespace(), shown, error),
+        _ => error,
+    })
+}
+
+/// The planner's refusal, with the query it refuses.
+pub(crate) fn planner_error(
+    namespace: &str,
+    shown: Shown<'_>,
+    error: CommandError,
+) -> CommandError {
+    let text = |document: Option<&RawDocument>| {
+        document.map_or_else(|| "{}".to_owned(), crate::mongod::storage::text::shell_document)
+    };
+    let collation = if shown.collation { "Collation: { locale: \"simple\" }\n" } else { "" };
+    CommandError {
+        message: format!(
+            "error processing query: ns={namespace}Tree: {}Sort: {}\nProj: {}\n{collation} planner \
+             returned error :: caused by :: {}",
+            shown.matcher.debug_text(),
+            text(shown.sort),
+            text(shown.projection),
+            error.message
         ),
-    ))
+        ..error
+    }
 }
 
 /// The documents a filter finds in any namespace.
@@ -423,7 +471,7 @@ fn count(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, C
     let at = cursor::read_at(server, op, op.read_concern, None)?;
     let view = server.storage.collection(&namespace, at);
     if let Some(view) = &view {
-        check_hint(view, hint)?;
+        check_hint(view, hint, Shown::of(&matcher))?;
     }
     let all = if let Some(view) = view.filter(|_| matcher.is_empty()) {
         view.count()
@@ -485,13 +533,25 @@ fn distinct(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome
             }
         })?;
     let path = Path::new(key);
+    let by_keys = matcher.is_empty()
+        && server.storage.collection(&namespace, at).is_some_and(|view| {
+            view.indexes().any(|(spec, multikey)| {
+                let plain = !multikey && !spec.sparse && !spec.hidden && spec.filter().is_none();
+                plain
+                    && !spec.pattern.is_special()
+                    && spec.pattern.fields()[0].path == key
+                    && spec.collation() == context.collation
+            })
+        });
     // Measured: distinct values come in the order of comparison.
     let mut distinct: BTreeMap<Vec<u8>, RawBson> = BTreeMap::new();
     let mut bytes = 0;
     for found in &found {
         let document = DocumentRef::from(&*found.document);
         path.visit(document, LeafArray::Whole, &mut |value, _| {
-            let Some(value) = value else { return Ok(false) };
+            // Measured: an index gives its keys, and that of what is missing is null.
+            let missing = by_keys.then_some(ValueRef::Null);
+            let Some(value) = value.or(missing) else { return Ok(false) };
             // An array at the end stands for its elements.
             let elements: Vec<ValueRef<'_>> = match value.as_array() {
                 Some(array) => array.iter().collect(),

@@ -1,21 +1,20 @@
 //! Finding documents: which access path a filter takes, and scans that go on where they stopped.
 
-use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bson::raw::cstr;
-use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
+use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 
 use super::ReadAt;
 use super::cursor::Batch;
+use super::plan::{Examined, Query, plan};
 use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
 use crate::mongod::query::collation::Collation;
 use crate::mongod::query::matcher::{MatchDetails, Matcher};
 use crate::mongod::query::project::Projection;
-use crate::mongod::query::value::to_raw;
+use crate::mongod::query::value::{DocumentRef, to_raw};
 use crate::mongod::storage::{CollectionView, RecordId};
 
 /// A document a filter found.
@@ -26,9 +25,6 @@ pub(crate) struct Found {
     pub details: MatchDetails,
 }
 
-/// More points than this and a scan is as good.
-const MAX_INDEX_POINTS: usize = 1000;
-
 /// The documents that match, at most `limit`, in the order of the access path: natural order, or that
 /// of the index that gives them.
 pub(crate) fn find_matching(
@@ -37,26 +33,22 @@ pub(crate) fn find_matching(
     collation: Collation,
     limit: usize,
 ) -> Result<Vec<Found>, CommandError> {
-    let mut found = Vec::new();
-    match candidates(view, matcher, collation) {
-        Some(records) => {
-            for record in records {
-                if found.len() >= limit {
-                    break;
-                }
-                if let Some(document) = view.get(record) {
-                    found.extend(matched(matcher, record, document)?);
-                }
-            }
-        }
-        None => {
-            for (record, document) in view.scan(None) {
-                if found.len() >= limit {
-                    break;
-                }
-                found.extend(matched(matcher, record, document)?);
-            }
-        }
+    let plan = plan(view, Query::of(matcher, collation))?;
+    plan.run(view, matcher, limit, &mut Examined::default())
+}
+
+/// The same, sorted; with a hint of which index to use.
+pub(crate) fn find_sorted(
+    view: &CollectionView<'_>,
+    query: Query<'_>,
+    limit: usize,
+) -> Result<Vec<Found>, CommandError> {
+    let plan = plan(view, query)?;
+    let wanted = if plan.sorted { limit } else { usize::MAX };
+    let mut found = plan.run(view, query.matcher, wanted, &mut Examined::default())?;
+    if let Some(sort) = query.sort.filter(|_| !plan.sorted) {
+        sort.sort_by_document(&mut found, |found| DocumentRef::from(&*found.document));
+        found.truncate(limit);
     }
     Ok(found)
 }
@@ -68,62 +60,6 @@ fn matched(
 ) -> Result<Option<Found>, CommandError> {
     let details = matcher.match_details(&**document)?;
     Ok(details.map(|details| Found { record, document: document.clone(), details }))
-}
-
-/// The records an index has for a filter that asks for single values of its first field; `None` if no
-/// index serves.
-pub(crate) fn candidates(
-    view: &CollectionView<'_>,
-    matcher: &Matcher,
-    collation: Collation,
-) -> Option<Vec<RecordId>> {
-    for (spec, _) in view.indexes() {
-        if spec.collation() != collation {
-            continue;
-        }
-        let path = &spec.pattern.fields()[0].path;
-        let Some(points) = matcher.points_on(path).filter(|points| points.iter().all(has_key))
-        else {
-            continue;
-        };
-        // What a number in a path means depends on the document: left to the scan.
-        if points.len() > MAX_INDEX_POINTS
-            || path.split('.').any(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
-        {
-            continue;
-        }
-        if spec.is_id() {
-            return Some(
-                points
-                    .iter()
-                    .filter_map(|id| {
-                        let id = to_raw(&bson::doc! { "": id.clone() });
-                        let value = id.get("").ok().flatten()?;
-                        view.find_id(value).map(|(record, _)| record)
-                    })
-                    .collect(),
-            );
-        }
-        let mut seen = BTreeSet::new();
-        let mut records = Vec::new();
-        for point in &points {
-            let key = spec.pattern.encode(std::slice::from_ref(point), collation);
-            let bound = Bound::Included(key.as_slice());
-            for (record, _) in view.scan_index(&spec.name, bound, bound)? {
-                if seen.insert(record) {
-                    records.push(record);
-                }
-            }
-        }
-        return Some(records);
-    }
-    None
-}
-
-/// Whether documents that have this value are in an index under the value's key: not so for null
-/// (missing fields, sparse indexes) and for arrays, whose elements are the keys.
-fn has_key(value: &Bson) -> bool {
-    !matches!(value, Bson::Null | Bson::Undefined | Bson::Array(_) | Bson::RegularExpression(_))
 }
 
 /// A scan that can be left and taken up again.

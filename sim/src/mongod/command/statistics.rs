@@ -59,6 +59,7 @@ pub(crate) fn storage_stats(view: Option<&CollectionView<'_>>, scale: i64) -> Ra
 fn coll_stats(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
     let namespace = namespace(op)?;
     let scale = read_scale("collStats", op)?;
+    super::views::check_not_view(&server.storage, &namespace)?;
     let view = server.storage.collection(&namespace, ReadAt::Newest);
     let mut reply = rawdoc! { "ns": namespace.as_str() };
     append_all(&mut reply, &storage_stats(view.as_ref(), scale));

@@ -72,8 +72,11 @@ impl KeyPattern {
         let mut fields = Vec::new();
         let mut special = false;
         for (path, value) in spec.iter() {
-            if path.is_empty() || path.split('.').any(str::is_empty) {
+            if path.is_empty() {
                 return refuse("Index keys cannot be an empty field.".into());
+            }
+            if path.split('.').any(str::is_empty) {
+                return refuse("Index keys cannot contain an empty field.".into());
             }
             if let Some(plugin) = value.as_str() {
                 if !PLUGINS.contains(&plugin) {
@@ -89,9 +92,9 @@ impl KeyPattern {
                 continue;
             }
             if path.split('.').any(|part| part.starts_with('$')) {
-                return refuse(format!(
-                    "Index key contains an illegal field name: field name starts with '$'. {path}"
-                ));
+                return refuse(
+                    "Index key contains an illegal field name: field name starts with '$'.".into(),
+                );
             }
             let Some(direction) = super::number::as_f64(value) else {
                 return refuse(

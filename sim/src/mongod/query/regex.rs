@@ -51,6 +51,20 @@ impl Regex {
         Ok(Regex { pattern: pattern.to_owned(), options: options.to_owned(), compiled })
     }
 
+    /// What every match begins with, if the pattern says so plainly: `^abc`. Regular expressions match
+    /// values that are themselves such, which no string is.
+    pub fn prefix(&self) -> Option<String> {
+        let rest = self.pattern.strip_prefix('^').filter(|_| self.options.is_empty())?;
+        let plain = |letter: &char| letter.is_ascii_alphanumeric() || " _-/:,;#@".contains(*letter);
+        let mut prefix: String = rest.chars().take_while(plain).collect();
+        // What follows may make the last letter optional.
+        let after = rest[prefix.len()..].chars().next();
+        if after.is_some_and(|after| "*?{|".contains(after)) {
+            prefix.pop();
+        }
+        (!prefix.is_empty() && !rest.contains('|')).then_some(prefix)
+    }
+
     /// Whether it matches anywhere in `text`.
     pub fn is_match(&self, text: &str) -> bool {
         self.compiled.is_match(text)

@@ -4,8 +4,9 @@ use std::sync::{Arc, Weak};
 
 use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, CollectionId};
 use super::index::IndexSpec;
+use crate::mongod::command::OPTION_ORDER;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::oplog_entry::{CachedWork, EntryCache, InnerOperation, OpKind, OplogEntry};
 use crate::mongod::optime::Ts;
@@ -259,9 +260,18 @@ impl OperationRef<'_> {
                 let collection = catalog.target(self.collection_uuid, &named()?)?;
                 let mut options = without(catalog.get(collection).options_at(Ts::MAX), &[]);
                 for (key, value) in object.iter().skip(1).map_while(Result::ok) {
+                    if let ("index", RawBsonRef::Document(change)) = (key.as_str(), value) {
+                        alter_index(catalog, ts, collection, change)?;
+                        continue;
+                    }
                     options = without(&options, &[key.as_str()]);
-                    options.append(key, value);
+                    // An empty validator is none.
+                    let is_empty = value.as_document().is_some_and(|value| value.is_empty());
+                    if !(key.as_str() == "validator" && is_empty) {
+                        options.append(key, value);
+                    }
                 }
+                let options = in_order(&options);
                 catalog.set_options(ts, collection, Arc::new(options));
                 Ok(())
             }
@@ -285,6 +295,50 @@ impl OperationRef<'_> {
             other => Err(bad_entry(other)),
         }
     }
+}
+
+/// What `collMod` changes about an index.
+fn alter_index(
+    catalog: &mut Catalog,
+    ts: Ts,
+    collection: CollectionId,
+    change: &RawDocument,
+) -> Result<(), CommandError> {
+    let name = change.get_str("name").map_err(|_| bad_entry("collMod of an index"))?;
+    let known = catalog.index_spec(collection, name).ok_or_else(|| bad_entry("collMod"))?;
+    let mut changed = without(&known.document, &[]);
+    for (field, value) in change.iter().map_while(Result::ok) {
+        if field.as_str() == "name" {
+            continue;
+        }
+        changed = without(&changed, &[field.as_str()]);
+        // What is off is not shown.
+        if value != RawBsonRef::Boolean(false) {
+            changed.append(field, value);
+        }
+        if field.as_str() == "unique" {
+            changed = without(&changed, &["prepareUnique"]);
+        }
+    }
+    catalog.alter_index(ts, collection, IndexSpec::parse(Arc::new(changed))?)
+}
+
+/// Options in the order in which catalogs show them.
+fn in_order(options: &RawDocument) -> RawDocumentBuf {
+    let mut ordered = RawDocumentBuf::new();
+    for name in OPTION_ORDER {
+        for (key, value) in options.iter().map_while(Result::ok) {
+            if key.as_str() == name {
+                ordered.append(key, value);
+            }
+        }
+    }
+    for (key, value) in options.iter().map_while(Result::ok) {
+        if !OPTION_ORDER.contains(&key.as_str()) {
+            ordered.append(key, value);
+        }
+    }
+    ordered
 }
 
 fn apply_diff_to(before: &RawDocument, diff: &RawDocument) -> Result<RawDocumentBuf, CommandError> {

@@ -28,6 +28,8 @@ enum Change {
     IndexCreated(CollectionId),
     /// The position of the index in its collection's list.
     IndexDropped(CollectionId, usize),
+    /// The position of the index whose specification changed.
+    IndexAltered(CollectionId, usize),
 }
 
 /// Collections by id, name and UUID.
@@ -170,6 +172,30 @@ impl Catalog {
         let collection = self.collections.get_mut(&id).expect("a known collection");
         collection.set_options(ts, options);
         self.undo.push_back((ts, Change::Options(id)));
+    }
+
+    /// Gives an index another specification with the same key.
+    pub(super) fn alter_index(
+        &mut self,
+        ts: Ts,
+        id: CollectionId,
+        spec: IndexSpec,
+    ) -> Result<(), CommandError> {
+        let collection = self.collections.get_mut(&id).expect("a known collection");
+        let number = collection
+            .live_index(&spec.name)
+            .ok_or_else(|| Collection::no_such_index(&spec.name))?;
+        let index = &mut collection.indexes[number];
+        let old = std::mem::replace(&mut index.spec, Arc::new(spec));
+        index.before.push(old);
+        self.undo.push_back((ts, Change::IndexAltered(id, number)));
+        Ok(())
+    }
+
+    /// The specification of a live index.
+    pub(super) fn index_spec(&self, id: CollectionId, name: &str) -> Option<&Arc<IndexSpec>> {
+        let collection = &self.collections[&id];
+        collection.live_index(name).map(|number| &collection.indexes[number].spec)
     }
 
     pub(super) fn create_index(
@@ -336,6 +362,11 @@ impl Catalog {
             Change::IndexCreated(id) => {
                 self.collections.get_mut(&id).expect("not pruned yet").indexes.pop();
             }
+            Change::IndexAltered(id, number) => {
+                let collection = self.collections.get_mut(&id).expect("not pruned yet");
+                let index = &mut collection.indexes[number];
+                index.spec = index.before.pop().expect("it was altered");
+            }
             Change::IndexDropped(id, number) => {
                 let collection = self.collections.get_mut(&id).expect("not pruned yet");
                 collection.indexes[number].dropped = None;
@@ -373,10 +404,17 @@ impl Catalog {
                         collection.options.drain(..keep.unwrap_or(0));
                     }
                 }
+                Change::IndexAltered(id, number) => {
+                    if let Some(collection) = self.collections.get_mut(&id) {
+                        collection.indexes[number].before.remove(0);
+                    }
+                }
                 Change::IndexDropped(id, _) => {
                     // Undo notes name indexes by position: the husks go once no note is left.
                     let named = |change: &Change| match change {
-                        Change::IndexDropped(other, _) => *other == id,
+                        Change::IndexDropped(other, _) | Change::IndexAltered(other, _) => {
+                            *other == id
+                        }
                         _ => false,
                     };
                     if !self.undo.iter().any(|(_, change)| named(change))

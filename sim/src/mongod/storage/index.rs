@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bson::raw::CStr;
+use bson::raw::{CStr, cstr};
 use bson::{DateTime, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 use super::record::RecordId;
@@ -82,10 +82,30 @@ impl IndexSpec {
         })
     }
 
-    /// The index on `_id` that every collection has.
-    pub fn of_id() -> IndexSpec {
+    /// The index on `_id` that every collection has, as a collection of these options shows it. Its keys
+    /// are the same whatever the collation.
+    pub fn of_id(options: &RawDocument) -> IndexSpec {
         let document = rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
-        IndexSpec::parse(Arc::new(document)).expect("the _id index is a good index")
+        let mut spec = IndexSpec::parse(Arc::new(document.clone())).expect("a good index");
+        let mut shown = document;
+        match options.get("clusteredIndex") {
+            Ok(Some(clustered)) => {
+                if let RawBsonRef::Document(clustered) = clustered {
+                    shown = clustered.to_owned();
+                } else {
+                    shown.append(cstr!("unique"), true);
+                }
+                spec.name = shown.get_str("name").unwrap_or("_id_").into();
+                shown.append(cstr!("clustered"), true);
+            }
+            _ => {
+                if let Ok(collation) = options.get_document("collation") {
+                    shown.append(cstr!("collation"), collation);
+                }
+            }
+        }
+        spec.document = Arc::new(shown);
+        spec
     }
 
     /// `key`: the key pattern.
@@ -144,18 +164,27 @@ impl IndexSpec {
                 key_value.append(path, value);
             }
         }
+        let collation = self.document.get_document("collation").ok().filter(|_| !self.is_id());
+        let shown = collation.map_or_else(String::new, |collation| {
+            format!(" collation: {}", super::text::shell_document(collation))
+        });
         let message = format!(
-            "E11000 duplicate key error collection: {namespace} index: {} dup key: {}",
+            "E11000 duplicate key error collection: {namespace} index: {}{shown} dup key: {}",
             self.name,
             super::text::shell_document(&key_value)
         );
-        let extra = rawdoc! { "keyPattern": self.key_pattern().to_owned(), "keyValue": key_value };
+        let mut extra =
+            rawdoc! { "keyPattern": self.key_pattern().to_owned(), "keyValue": key_value };
+        if let Some(collation) = collation {
+            extra.append(cstr!("collation"), collation);
+        }
         CommandError::new(error::DUPLICATE_KEY, message).with_extra(extra)
     }
 }
 
 fn is_id_pattern(pattern: &KeyPattern) -> bool {
-    matches!(pattern.fields(), [field] if field.path == "_id")
+    !pattern.is_special()
+        && matches!(pattern.fields(), [field] if field.path == "_id" && !field.descending)
 }
 
 /// The key of an `_id`.
@@ -188,11 +217,20 @@ pub(super) struct Index {
     entries: BTreeMap<Box<[u8]>, u32>,
     /// Whether some record ever had several keys.
     pub multikey: bool,
+    /// What the specification was before each change that may still be undone.
+    pub before: Vec<Arc<IndexSpec>>,
 }
 
 impl Index {
     pub(super) fn new(spec: Arc<IndexSpec>, created: Ts) -> Self {
-        Index { spec, created, dropped: None, entries: BTreeMap::new(), multikey: false }
+        Index {
+            spec,
+            created,
+            dropped: None,
+            entries: BTreeMap::new(),
+            multikey: false,
+            before: Vec::new(),
+        }
     }
 
     pub(super) fn exists_at(&self, at: Ts) -> bool {

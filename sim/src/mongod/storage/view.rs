@@ -198,6 +198,36 @@ impl<'a> CollectionView<'a> {
         Some(lazy.chain(merged.into_iter().map(|(_, id, document)| (id, document))))
     }
 
+    /// How many keys an index has.
+    pub fn key_count(&self, name: &str) -> u64 {
+        let all = self.scan_index(name, Bound::Unbounded, Bound::Unbounded);
+        all.map_or(0, |keys| keys.count() as u64)
+    }
+
+    /// The groups of documents that have a key of an index in common.
+    pub fn duplicates(&self, name: &str) -> Vec<Vec<&'a Arc<RawDocumentBuf>>> {
+        let at = self.at;
+        let collection = self.collection;
+        let Some(index) = collection
+            .indexes
+            .iter()
+            .find(|index| index.exists_at(at) && index.is_live() && &*index.spec.name == name)
+        else {
+            return Vec::new();
+        };
+        let mut groups: Vec<(&[u8], Vec<&'a Arc<RawDocumentBuf>>)> = Vec::new();
+        for (key, id) in index.range(Bound::Unbounded, Bound::Unbounded) {
+            let Some(document) = collection.record(id).and_then(|record| record.visible(at)) else {
+                continue;
+            };
+            match groups.last_mut() {
+                Some((known, group)) if *known == key => group.push(document),
+                _ => groups.push((key, vec![document])),
+            }
+        }
+        groups.into_iter().map(|(_, group)| group).filter(|group| group.len() > 1).collect()
+    }
+
     /// Whether indexes allow a document, as a new one or in place of a record (newest state).
     ///
     /// # Errors

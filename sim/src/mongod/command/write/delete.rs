@@ -14,8 +14,9 @@ use crate::mongod::command::arguments::{
 };
 use crate::mongod::command::catalog::log;
 use crate::mongod::command::context::statement_context;
-use crate::mongod::command::read::check_hint;
-use crate::mongod::command::scan::{Found, find_matching};
+use crate::mongod::command::plan::Query;
+use crate::mongod::command::read::{Shown, check_hint};
+use crate::mongod::command::scan::{Found, find_sorted};
 use crate::mongod::command::views::check_not_view;
 use crate::mongod::command::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
@@ -122,9 +123,10 @@ pub(super) fn execute(
     let matcher = Matcher::parse(statement.query, &context)?;
     context.constant_failure.check("")?;
     let Some(view) = server.storage.collection(namespace, ReadAt::Newest) else { return Ok(0) };
-    check_hint(&view, statement.hint)?;
+    check_hint(&view, statement.hint, Shown::of(&matcher))?;
     let limit = if statement.single { 1 } else { usize::MAX };
-    let found = find_matching(&view, &matcher, context.collation, limit)?;
+    let query = Query { hint: statement.hint, ..Query::of(&matcher, context.collation) };
+    let found = find_sorted(&view, query, limit)?;
     // Looked at first, so that a statement waits before it has changed anything.
     server.storage.check_not_held(view.uuid(), found.iter().map(|found| found.record))?;
     for found in &found {

@@ -8,6 +8,7 @@ use bson::{Binary, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, Uuid, raw
 use stepdown_driver::Instant;
 
 use super::retry::Retry;
+use super::series::Series;
 use super::validate::Validator;
 use super::{
     BatchArguments, BatchResult, MAX_DOCUMENT_BYTES, begin_retryable, interrupt, statements,
@@ -43,6 +44,9 @@ pub(super) fn run(
     let documents = statements("insert", "documents", op)?;
     check_writable(&namespace)?;
     let retry = begin_retryable(server, op)?;
+    if let Some(series) = Series::of(server, &namespace) {
+        return Ok(series.insert(server, now, op, &documents, arguments.ordered).reply());
+    }
     if let Err(error) = check_not_view(&server.storage, &namespace) {
         let mut result = BatchResult::default();
         let failing = if arguments.ordered { 1 } else { documents.len() };
@@ -123,6 +127,23 @@ pub(crate) fn insert_one(
     Validator::of(insert.server, now, op, namespace)?.check(&document, None)?;
     let statement_id = session.map_or(0, |(_, statement_id)| statement_id);
     insert.log_one(&Pending { index: 0, statement_id, document })
+}
+
+/// Inserts a document of the server's own as it is, into a collection that exists.
+///
+/// # Errors
+/// 11000 DuplicateKey.
+pub(crate) fn insert_stored(
+    server: &mut Mongod,
+    now: Instant,
+    op: &Operation,
+    namespace: &Arc<str>,
+    document: RawDocumentBuf,
+) -> Result<(), CommandError> {
+    let view = server.storage.collection(namespace, ReadAt::Newest);
+    let uuid = view.expect("the caller has made it").uuid();
+    let mut insert = Insert { server, now, op, namespace: namespace.clone(), uuid, retry: None };
+    insert.log_one(&Pending { index: 0, statement_id: 0, document: Arc::new(document) })
 }
 
 struct Insert<'a> {

@@ -18,7 +18,8 @@ pub(crate) mod delete;
 pub(crate) mod insert;
 pub(crate) mod modify;
 pub(crate) mod retry;
-mod validate;
+mod series;
+pub(crate) mod validate;
 
 use retry::Retry;
 

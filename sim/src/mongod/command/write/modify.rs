@@ -18,8 +18,9 @@ use crate::mongod::command::arguments::{
 };
 use crate::mongod::command::catalog::{ensure_collection, log};
 use crate::mongod::command::context::{bind, statement_context};
-use crate::mongod::command::read::check_hint;
-use crate::mongod::command::scan::{Found, decode, find_matching};
+use crate::mongod::command::plan::Query;
+use crate::mongod::command::read::{Shown, check_hint};
+use crate::mongod::command::scan::{Found, decode, find_sorted};
 use crate::mongod::command::views::check_not_view;
 use crate::mongod::command::{Operation, OplogDraft, Outcome, ReadAt};
 use crate::mongod::error::{self, CommandError};
@@ -223,17 +224,15 @@ pub(super) fn execute(
     context.constant_failure.check("")?;
     let mut found = Vec::new();
     if let Some(view) = server.storage.collection(namespace, ReadAt::Newest) {
-        check_hint(&view, statement.hint)?;
-        let sorted = sort.as_ref().is_some_and(|sort| !sort.is_empty());
-        let limit = if statement.multi || sorted { usize::MAX } else { 1 };
-        found = find_matching(&view, &matcher, context.collation, limit)?;
-        if let Some(sort) = sort.filter(|_| sorted) {
-            sort.sort_by_document(&mut found, |found| DocumentRef::from(&*found.document));
-            found.truncate(1);
-        }
-        // Looked at first, so that a statement waits before it has changed anything.
-        let records = found.iter().map(|found| found.record);
-        server.storage.check_not_held(view.uuid(), records)?;
+        check_hint(&view, statement.hint, Shown { collation: true, ..Shown::of(&matcher) })?;
+        let limit = if statement.multi { usize::MAX } else { 1 };
+        let query = Query {
+            matcher: &matcher,
+            sort: sort.as_ref(),
+            hint: statement.hint,
+            collation: context.collation,
+        };
+        found = find_sorted(&view, query, limit)?;
     }
     if found.is_empty() && statement.upsert {
         let session = retry.map(|retry| (retry, statement_id));

@@ -18,6 +18,7 @@ mod redact;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod window;
 
 pub(in crate::mongod::query) use accumulator::{Deviation, checked_count};

@@ -17,6 +17,7 @@ use super::graph::GraphLookup;
 use super::group::{Bucket, Group};
 use super::join::{Lookup, UnionWith};
 use super::redact::Redact;
+use super::unpack::Unpack;
 use super::window::SetWindowFields;
 use super::{Pipeline, PipelineContext, Place};
 
@@ -30,6 +31,7 @@ pub(super) enum Stage {
     GraphLookup(Box<GraphLookup>),
     Redact(Box<Redact>),
     SetWindowFields(Box<SetWindowFields>),
+    Unpack(Unpack),
     Sort(SortPattern),
     Limit(u64),
     Skip(u64),
@@ -66,6 +68,7 @@ impl Stage {
             "$bucketAuto" => Ok(Stage::BucketAuto(Box::new(BucketAuto::parse(value, context)?))),
             "$graphLookup" => Ok(Stage::GraphLookup(Box::new(GraphLookup::parse(value, context)?))),
             "$redact" => Ok(Stage::Redact(Box::new(Redact::parse(value, context)?))),
+            "$_internalUnpackBucket" => Ok(Stage::Unpack(Unpack::parse(value)?)),
             "$setWindowFields" => {
                 Ok(Stage::SetWindowFields(Box::new(SetWindowFields::parse(value, context)?)))
             }
@@ -161,6 +164,7 @@ impl Stage {
                 Ok(kept)
             }
             Stage::SetWindowFields(stage) => stage.run(documents),
+            Stage::Unpack(unpack) => Ok(unpack.run(documents)),
             Stage::Sort(sort) => {
                 sort.sort_by_document(&mut documents, |document| document.into());
                 Ok(documents)

@@ -109,7 +109,7 @@ pub(super) fn subtract(call: &Call<'_>) -> Result<Value, CommandError> {
         (a, b) => match number::subtract(a.into(), b.into(), OnOverflow::Double) {
             Some(difference) => Ok(Some(difference)),
             None => fail(
-                16556,
+                14,
                 format!(
                     "can't $subtract {} from {}",
                     ValueRef::from(b).type_name(),
@@ -134,7 +134,7 @@ pub(super) fn multiply(call: &Call<'_>) -> Result<Value, CommandError> {
                     "$multiply only supports numeric types, not {}",
                     ValueRef::from(value).type_name()
                 );
-                return fail(16555, message);
+                return fail(14, message);
             }
         }
     }
@@ -164,7 +164,7 @@ fn pair<'a>(
 }
 
 pub(super) fn divide(call: &Call<'_>) -> Result<Value, CommandError> {
-    let Some((a, b)) = pair(call, 16609)? else { return null() };
+    let Some((a, b)) = pair(call, 14)? else { return null() };
     match number::divide(a, b) {
         Some(quotient) => Ok(Some(quotient)),
         None => fail(2, "can't $divide by zero"),
@@ -191,6 +191,15 @@ pub(super) fn modulo(call: &Call<'_>) -> Result<Value, CommandError> {
 }
 
 pub(super) fn pow(call: &Call<'_>) -> Result<Value, CommandError> {
+    for (place, what, code) in [(0, "base", 28762), (1, "exponent", 28763)] {
+        let value = call.get(place);
+        if !is_nullish(value)
+            && !value.as_ref().is_some_and(|value| ValueRef::from(value).is_number())
+            && !call.arguments.iter().any(is_nullish)
+        {
+            return fail(code, format!("$pow's {what} must be numeric, not {}", type_name(value)));
+        }
+    }
     let Some((base, exponent)) = pair(call, 28762)? else { return null() };
     let integers = |value| match value {
         ValueRef::Int32(_) | ValueRef::Int64(_) => as_exact_i64(value),

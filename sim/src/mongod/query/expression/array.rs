@@ -41,8 +41,8 @@ impl SortBy {
                 Some(-1) => Order::Descending,
                 _ => {
                     return Err(CommandError::new(
-                        2_942_507,
-                        "sortBy must be either a sort pattern, 1 or -1",
+                        2_942_506,
+                        "The $sort element value must be either 1 or -1",
                     ));
                 }
             },
@@ -96,7 +96,12 @@ pub(super) fn array_elem_at(call: &Call<'_>) -> Result<Value, CommandError> {
     let Some(index) = index.and_then(as_exact_i64) else {
         return Err(error(
             28691,
-            "$arrayElemAt's second argument must be representable as a 32-bit integer",
+            format!(
+                "$arrayElemAt's second argument must be representable as a 32-bit integer: {}",
+                call.get(1).as_ref().map_or_else(String::new, |value| {
+                    crate::mongod::query::text::value_text(value.into())
+                })
+            ),
         ));
     };
     Ok(place(array.len(), index).and_then(|place| array.get(place).cloned()))
@@ -172,8 +177,12 @@ pub(super) fn bound(call: &Call<'_>, index: usize, default: usize) -> Result<usi
     let integer = as_exact_i64(value.into());
     match integer {
         Some(integer) if integer >= 0 => Ok(integer as usize),
-        Some(_) => {
-            Err(error(40097, format!("{} requires a nonnegative starting index", call.name)))
+        Some(integer) => {
+            let which = if index == 2 { "starting" } else { "ending" };
+            Err(error(
+                40097,
+                format!("{} requires a nonnegative {which} index, found: {integer}", call.name),
+            ))
         }
         None => Err(error(
             40096,
@@ -217,8 +226,11 @@ pub(super) fn range(call: &Call<'_>) -> Result<Value, CommandError> {
             .and_then(|value| i32::try_from(value).ok())
             .map(i64::from)
             .ok_or_else(|| {
+                let article = if what == "ending" { "an" } else { "a" };
                 let message = format!(
-                    "$range requires a {what} value that can be represented as a 32-bit integer"
+                    "$range requires {article} {what} value that can be represented as a 32-bit \
+                     integer, found value: {}",
+                    crate::mongod::query::text::value_text(value.into())
                 );
                 error(code + 1, message)
             }),

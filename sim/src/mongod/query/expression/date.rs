@@ -335,8 +335,11 @@ pub(super) fn date_from_string(arguments: &[Value]) -> Result<Value, CommandErro
         value => fail(
             241,
             format!(
-                "$dateFromString requires that 'dateString' be a string, found: {}",
-                type_name(value)
+                "$dateFromString requires that 'dateString' be a string, found: {} with value {}",
+                type_name(value),
+                value.as_ref().map_or_else(String::new, |value| {
+                    crate::mongod::query::text::value_text(value.into())
+                })
             ),
         ),
     };
@@ -375,10 +378,16 @@ fn unit(value: &Value) -> Result<Unit, CommandError> {
     })
 }
 
-fn date_argument(operator: &str, value: &Value) -> Result<i64, CommandError> {
-    value.as_ref().and_then(millis_of).ok_or_else(|| {
-        let message = format!("{operator} requires a date, found: {}", type_name(value));
-        CommandError::new(5_166_403, message)
+fn date_argument(operator: &str, field: &str, value: &Value) -> Result<i64, CommandError> {
+    value.as_ref().and_then(millis_of).ok_or_else(|| match operator {
+        "$dateDiff" | "$dateTrunc" => CommandError::new(
+            if operator == "$dateDiff" { 5_166_307 } else { 5_439_012 },
+            format!("{operator} requires '{field}' to be a date, but got {}", type_name(value)),
+        ),
+        _ => CommandError::new(
+            5_166_403,
+            format!("{operator} requires startDate to be convertible to a date"),
+        ),
     })
 }
 
@@ -388,7 +397,7 @@ fn shifted(operator: &str, arguments: &[Value], sign: i64) -> Result<Value, Comm
         return null();
     }
     let Some(offset) = offset_millis(timezone)? else { return null() };
-    let start = date_argument(operator, start)?;
+    let start = date_argument(operator, "startDate", start)?;
     let unit = unit(by)?;
     let Some(amount) = amount.as_ref().map(ValueRef::from).and_then(as_exact_i64) else {
         let message = format!("{operator} expects integer amount of time units");
@@ -440,7 +449,13 @@ fn week_start(value: &Value) -> Result<i64, CommandError> {
             let short = name.to_ascii_lowercase();
             match days.iter().position(|day| short.starts_with(day)) {
                 Some(place) => Ok(place as i64 + 1),
-                None => fail(9, format!("unknown day of week value: {name}")),
+                None => fail(
+                    5_439_016,
+                    format!(
+                        "$dateDiff parameter 'startOfWeek' value cannot be recognized as a day of a \
+                         week: {name}"
+                    ),
+                ),
             }
         }
         value => {
@@ -458,7 +473,10 @@ pub(super) fn date_diff(arguments: &[Value]) -> Result<Value, CommandError> {
         return null();
     }
     let Some(offset) = offset_millis(timezone)? else { return null() };
-    let (start, end) = (date_argument("$dateDiff", start)?, date_argument("$dateDiff", end)?);
+    let (start, end) = (
+        date_argument("$dateDiff", "startDate", start)?,
+        date_argument("$dateDiff", "endDate", end)?,
+    );
     let (unit, week) = (unit(by)?, week_start(start_of_week)?);
     let place = |millis: i64| bin(millis.saturating_add(offset), &unit, week);
     Ok(Some(Bson::Int64(place(end).saturating_sub(place(start)))))
@@ -480,6 +498,14 @@ pub(super) fn date_trunc(arguments: &[Value]) -> Result<Value, CommandError> {
         value if is_nullish(value) => return null(),
         value => match value.as_ref().map(ValueRef::from).and_then(as_exact_i64) {
             Some(size @ 1..=100_000_000_000) => size,
+            Some(size) if size <= 0 => {
+                return fail(
+                    5_439_018,
+                    format!(
+                        "$dateTrunc requires 'binSize' to be greater than 0, but got value {size}"
+                    ),
+                );
+            }
             _ => {
                 return fail(
                     5_439_017,
@@ -488,7 +514,7 @@ pub(super) fn date_trunc(arguments: &[Value]) -> Result<Value, CommandError> {
             }
         },
     };
-    let local = date_argument("$dateTrunc", date)?.saturating_add(offset);
+    let local = date_argument("$dateTrunc", "date", date)?.saturating_add(offset);
     let (unit, week) = (unit(by)?, week_start(start_of_week)?);
     let origin = days_from_civil(TRUNC_REFERENCE_YEAR, 1, 1);
     let start = match unit {

@@ -9,7 +9,7 @@ use crate::mongod::query::value::{DocumentRef, ValueRef};
 use super::array::{self, SortBy};
 use super::{
     Bindings, Expression, Node, Scope, Value, date, is_nullish, object, parts, string, truthy,
-    type_name, types,
+    type_name, types, words,
 };
 
 #[derive(Clone, Debug)]
@@ -59,54 +59,38 @@ pub(super) enum Form {
 
 type NamedFunction = fn(&[Value]) -> Result<Value, CommandError>;
 
-/// Operators with named arguments: name, the arguments (`!` marks those that must be there), the
-/// code of the error about a wrong shape.
-static NAMED: &[(&str, &[&str], i32, NamedFunction)] = &[
-    ("$convert", &["input!", "to!", "onError", "onNull"], 9, types::convert),
-    ("$dateFromParts", parts::FROM_PARTS, 40518, parts::date_from_parts),
-    ("$dateToParts", &["date!", "timezone", "iso8601"], 40522, parts::date_to_parts),
-    ("$firstN", &["n!", "input!"], 5_787_901, parts::first_n),
-    ("$lastN", &["n!", "input!"], 5_787_901, parts::last_n),
-    ("$maxN", &["n!", "input!"], 5_787_901, parts::max_n),
-    ("$minN", &["n!", "input!"], 5_787_901, parts::min_n),
-    ("$dateAdd", &["startDate!", "unit!", "amount!", "timezone"], 5_166_400, date::date_add),
-    (
-        "$dateDiff",
-        &["startDate!", "endDate!", "unit!", "timezone", "startOfWeek"],
-        5_166_301,
-        date::date_diff,
-    ),
+/// Operators with named arguments: name, the arguments (`!` marks those that must be
+/// there), what computes it.
+static NAMED: &[(&str, &[&str], NamedFunction)] = &[
+    ("$convert", &["input!", "to!", "onError", "onNull"], types::convert),
+    ("$dateFromParts", parts::FROM_PARTS, parts::date_from_parts),
+    ("$dateToParts", &["date!", "timezone", "iso8601"], parts::date_to_parts),
+    ("$firstN", &["n!", "input!"], parts::first_n),
+    ("$lastN", &["n!", "input!"], parts::last_n),
+    ("$maxN", &["n!", "input!"], parts::max_n),
+    ("$minN", &["n!", "input!"], parts::min_n),
+    ("$dateAdd", &["startDate!", "unit!", "amount!", "timezone"], date::date_add),
+    ("$dateDiff", &["startDate!", "endDate!", "unit!", "timezone", "startOfWeek"], date::date_diff),
     (
         "$dateFromString",
         &["dateString!", "format", "timezone", "onError", "onNull"],
-        40540,
         date::date_from_string,
     ),
-    (
-        "$dateSubtract",
-        &["startDate!", "unit!", "amount!", "timezone"],
-        5_166_400,
-        date::date_subtract,
-    ),
-    ("$dateToString", &["date!", "format", "timezone", "onNull"], 18629, date::date_to_string),
-    (
-        "$dateTrunc",
-        &["date!", "unit!", "binSize", "timezone", "startOfWeek"],
-        5_439_007,
-        date::date_trunc,
-    ),
-    ("$getField", &["field!", "input"], 3_041_702, object::get_field),
-    ("$ltrim", &["input!", "chars"], 50696, string::ltrim),
-    ("$regexFind", &["input!", "regex!", "options"], 51103, string::regex_find),
-    ("$regexFindAll", &["input!", "regex!", "options"], 51103, string::regex_find_all),
-    ("$regexMatch", &["input!", "regex!", "options"], 51103, string::regex_match),
-    ("$replaceAll", &["input!", "find!", "replacement!"], 51751, string::replace_all),
-    ("$replaceOne", &["input!", "find!", "replacement!"], 51751, string::replace_one),
-    ("$rtrim", &["input!", "chars"], 50696, string::rtrim),
-    ("$setField", &["field!", "input!", "value!"], 4_161_100, object::set_field),
-    ("$trim", &["input!", "chars"], 50696, string::trim),
-    ("$unsetField", &["field!", "input!"], 4_161_100, object::unset_field),
-    ("$zip", &["inputs!", "useLongestLength", "defaults"], 34460, array::zip),
+    ("$dateSubtract", &["startDate!", "unit!", "amount!", "timezone"], date::date_subtract),
+    ("$dateToString", &["date!", "format", "timezone", "onNull"], date::date_to_string),
+    ("$dateTrunc", &["date!", "unit!", "binSize", "timezone", "startOfWeek"], date::date_trunc),
+    ("$getField", &["field!", "input!"], object::get_field),
+    ("$ltrim", &["input!", "chars"], string::ltrim),
+    ("$regexFind", &["input!", "regex!", "options"], string::regex_find),
+    ("$regexFindAll", &["input!", "regex!", "options"], string::regex_find_all),
+    ("$regexMatch", &["input!", "regex!", "options"], string::regex_match),
+    ("$replaceAll", &["input!", "find!", "replacement!"], string::replace_all),
+    ("$replaceOne", &["input!", "find!", "replacement!"], string::replace_one),
+    ("$rtrim", &["input!", "chars"], string::rtrim),
+    ("$setField", &["field!", "input!", "value!"], object::set_field),
+    ("$trim", &["input!", "chars"], string::trim),
+    ("$unsetField", &["field!", "input!"], object::unset_field),
+    ("$zip", &["inputs!", "useLongestLength", "defaults"], array::zip),
 ];
 
 /// Parses one of the forms; `None` if `name` is none.
@@ -135,46 +119,42 @@ pub(super) fn parse(
         "$switch" => parse_switch(value, bindings)?,
         "$let" => parse_let(value, bindings)?,
         "$map" => {
-            let fields = Fields::of(name, value, &["input", "as", "in"], (16878, 16879))?;
-            let input = expression(fields.required("input", 16880)?)?;
+            let fields = Fields::of(name, value, &["input", "as", "in"])?;
+            let input = expression(fields.required("input")?)?;
             let variable = fields.variable("as")?;
             let body = bindings.with(std::slice::from_ref(&variable), |bindings| {
-                Expression::parse_bound(fields.required("in", 16882)?, bindings)
+                Expression::parse_bound(fields.required("in")?, bindings)
             })?;
             Form::Map { input, name: variable, body }
         }
         "$filter" => {
-            let fields =
-                Fields::of(name, value, &["input", "as", "cond", "limit"], (28646, 28647))?;
-            let input = expression(fields.required("input", 28648)?)?;
+            let fields = Fields::of(name, value, &["input", "as", "cond", "limit"])?;
+            let input = expression(fields.required("input")?)?;
             let variable = fields.variable("as")?;
             let condition = bindings.with(std::slice::from_ref(&variable), |bindings| {
-                Expression::parse_bound(fields.required("cond", 28650)?, bindings)
+                Expression::parse_bound(fields.required("cond")?, bindings)
             })?;
             let limit = fields.optional("limit").map(expression).transpose()?;
             Form::Filter { input, name: variable, condition, limit }
         }
         "$reduce" => {
-            let fields = Fields::of(name, value, &["input", "initialValue", "in"], (40075, 40076))?;
-            let input = expression(fields.required("input", 40077)?)?;
-            let initial = expression(fields.required("initialValue", 40078)?)?;
+            let fields = Fields::of(name, value, &["input", "initialValue", "in"])?;
+            let input = expression(fields.required("input")?)?;
+            let initial = expression(fields.required("initialValue")?)?;
             let names = ["this".to_owned(), "value".to_owned()];
             let body = bindings.with(&names, |bindings| {
-                Expression::parse_bound(fields.required("in", 40079)?, bindings)
+                Expression::parse_bound(fields.required("in")?, bindings)
             })?;
             Form::Reduce { input, initial, body }
         }
         "$sortArray" => {
-            let fields = Fields::of(name, value, &["input", "sortBy"], (2_942_500, 2_942_501))?;
-            let input = expression(fields.required("input", 2_942_502)?)?;
-            let sort =
-                SortBy::parse(fields.required("sortBy", 2_942_503)?, bindings.context.collation)?;
+            let fields = Fields::of(name, value, &["input", "sortBy"])?;
+            let input = expression(fields.required("input")?)?;
+            let sort = SortBy::parse(fields.required("sortBy")?, bindings.context.collation)?;
             Form::SortArray { input, sort }
         }
         _ => match NAMED.iter().find(|(known, ..)| *known == name) {
-            Some((name, names, code, function)) => {
-                parse_named(name, names, *code, *function, value, bindings)?
-            }
+            Some((name, names, function)) => parse_named(name, names, *function, value, bindings)?,
             None => return Ok(None),
         },
     };
@@ -197,23 +177,37 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// `codes`: of the errors about an argument that is no object, and about an unknown name.
-    fn of(
-        operator: &'a str,
-        value: ValueRef<'a>,
-        known: &[&str],
-        codes: (i32, i32),
-    ) -> Result<Self, CommandError> {
+    fn of(operator: &'a str, value: ValueRef<'a>, known: &[&str]) -> Result<Self, CommandError> {
         let ValueRef::Document(document) = value else {
-            let message = format!("{operator} only supports an object as its argument");
-            return Err(CommandError::new(codes.0, message));
+            return Err(words::no_object(operator, value));
         };
         match document.iter().find(|(name, _)| !known.contains(name)) {
-            Some((name, _)) => {
-                let message = format!("Unrecognized parameter to {operator}: {name}");
-                Err(CommandError::new(codes.1, message))
-            }
+            Some((name, _)) => Err(words::unknown(operator, name)),
             None => Ok(Fields { operator, document }),
+        }
+    }
+
+    /// A branch of `$switch`.
+    fn of_branch(value: ValueRef<'a>) -> Result<Self, CommandError> {
+        let fields = value
+            .as_document()
+            .filter(|branch| branch.iter().all(|(name, _)| matches!(name, "case" | "then")));
+        match (fields, value) {
+            (Some(document), _) => Ok(Fields { operator: "$switch", document }),
+            (None, ValueRef::Document(document)) => {
+                let unknown = document.iter().map(|(name, _)| name);
+                let mut unknown = unknown.filter(|name| !matches!(*name, "case" | "then"));
+                let name = unknown.next().unwrap_or_default();
+                let message = format!("$switch found an unknown argument to a branch: {name}");
+                Err(CommandError::new(40063, message))
+            }
+            (None, other) => Err(CommandError::new(
+                40062,
+                format!(
+                    "$switch expected each branch to be an object, found: {}",
+                    other.type_name()
+                ),
+            )),
         }
     }
 
@@ -221,10 +215,8 @@ impl<'a> Fields<'a> {
         self.document.get(name)
     }
 
-    fn required(&self, name: &str, code: i32) -> Result<ValueRef<'a>, CommandError> {
-        self.optional(name).ok_or_else(|| {
-            CommandError::new(code, format!("Missing '{name}' parameter to {}", self.operator))
-        })
+    fn required(&self, name: &str) -> Result<ValueRef<'a>, CommandError> {
+        self.optional(name).ok_or_else(|| words::missing(self.operator, name))
     }
 
     /// The variable an `as` names; `this` without one.
@@ -267,34 +259,100 @@ fn check_variable_name(name: &str) -> Result<(), CommandError> {
 fn parse_named(
     name: &'static str,
     names: &'static [&'static str],
-    code: i32,
     function: NamedFunction,
     value: ValueRef<'_>,
     bindings: &Bindings<'_>,
 ) -> Result<Form, CommandError> {
     // `$getField: "a"` is short for `{field: "a"}`.
-    let shorthand = name == "$getField"
-        && value.as_document().is_none_or(|document| document.get("field").is_none());
+    let is_short = |document: DocumentRef<'_>| {
+        document.is_empty() || document.iter().next().is_some_and(|(name, _)| name.starts_with('$'))
+    };
+    let shorthand = name == "$getField" && value.as_document().is_none_or(is_short);
     if shorthand {
         let field = Expression::parse_bound(value, bindings)?;
         return Ok(Form::Named { function, arguments: vec![Some(field), Some(root())] });
     }
     let known: Vec<&str> = names.iter().map(|name| name.trim_end_matches('!')).collect();
-    let fields = Fields::of(name, value, &known, (code, code))?;
+    let fields = Fields::of(name, value, &known)?;
     let mut arguments = Vec::new();
     for argument in names {
         let plain = argument.trim_end_matches('!');
         let given = match fields.optional(plain) {
-            None if argument.ends_with('!') => {
-                let message = format!("Missing '{plain}' parameter to {name}");
-                return Err(CommandError::new(code, message));
-            }
-            None if name == "$getField" => Some(root()),
+            None if argument.ends_with('!') => return Err(words::missing(name, plain)),
             given => given.map(|value| Expression::parse_bound(value, bindings)).transpose()?,
         };
         arguments.push(given);
     }
+    check_named(name, names, &arguments)?;
     Ok(Form::Named { function, arguments })
+}
+
+/// What some operators refuse before they are ever evaluated.
+fn check_named(
+    name: &str,
+    names: &[&str],
+    arguments: &[Option<Expression>],
+) -> Result<(), CommandError> {
+    let given = |argument: &str| {
+        let place = names.iter().position(|known| known.trim_end_matches('!') == argument);
+        place.and_then(|place| arguments[place].as_ref())
+    };
+    match name {
+        "$getField" => match given("field").and_then(Expression::as_literal) {
+            Some(Bson::String(_)) | None => Ok(()),
+            Some(other) => Err(CommandError::new(
+                5_654_602,
+                format!(
+                    "$getField requires 'field' to evaluate to type String, but got {}",
+                    ValueRef::from(other).type_name()
+                ),
+            )),
+        },
+        "$zip" => {
+            match given("inputs").map(|inputs| &inputs.0) {
+                Some(Node::Literal(Bson::Array(_)) | Node::Array(_)) | None => {}
+                Some(Node::Literal(other)) => {
+                    return Err(CommandError::new(
+                        34461,
+                        format!(
+                            "inputs must be an array of expressions, found {}",
+                            ValueRef::from(other).type_name()
+                        ),
+                    ));
+                }
+                Some(_) => {
+                    return Err(CommandError::new(
+                        34461,
+                        "inputs must be an array of expressions, found string",
+                    ));
+                }
+            }
+            let longest = given("useLongestLength").and_then(Expression::as_literal);
+            if given("defaults").is_some() && longest != Some(&Bson::Boolean(true)) {
+                return Err(CommandError::new(
+                    34466,
+                    "cannot specify defaults unless useLongestLength is true",
+                ));
+            }
+            Ok(())
+        }
+        "$dateFromParts" => {
+            let iso = ["isoWeekYear", "isoWeek", "isoDayOfWeek"];
+            let natural = ["year", "month", "day"];
+            let any = |names: [&str; 3]| names.into_iter().any(|name| given(name).is_some());
+            if any(iso) && any(natural) {
+                return Err(CommandError::new(
+                    40489,
+                    "$dateFromParts does not allow mixing natural dates with ISO dates",
+                ));
+            }
+            match given("year").or(given("isoWeekYear")) {
+                Some(_) => Ok(()),
+                None => Err(words::missing(name, "year")),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 fn root() -> Expression {
@@ -304,11 +362,11 @@ fn root() -> Expression {
 fn parse_cond(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, CommandError> {
     let expression = |value| Expression::parse_bound(value, bindings);
     if let ValueRef::Document(_) = value {
-        let fields = Fields::of("$cond", value, &["if", "then", "else"], (17083, 17083))?;
+        let fields = Fields::of("$cond", value, &["if", "then", "else"])?;
         return Ok(Form::Cond {
-            condition: expression(fields.required("if", 17080)?)?,
-            then: expression(fields.required("then", 17081)?)?,
-            otherwise: expression(fields.required("else", 17082)?)?,
+            condition: expression(fields.required("if")?)?,
+            then: expression(fields.required("then")?)?,
+            otherwise: expression(fields.required("else")?)?,
         });
     }
     let members = list(value, bindings)?;
@@ -326,7 +384,7 @@ fn parse_cond(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, Comm
 
 fn parse_switch(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, CommandError> {
     let expression = |value| Expression::parse_bound(value, bindings);
-    let fields = Fields::of("$switch", value, &["branches", "default"], (40060, 40067))?;
+    let fields = Fields::of("$switch", value, &["branches", "default"])?;
     let mut branches = Vec::new();
     match fields.optional("branches") {
         Some(ValueRef::Array(array)) => {
@@ -338,7 +396,7 @@ fn parse_switch(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, Co
                     );
                     return Err(CommandError::new(40062, message));
                 }
-                let branch = Fields::of("$switch", branch, &["case", "then"], (40062, 40063))?;
+                let branch = Fields::of_branch(branch)?;
                 let case = branch.optional("case").ok_or_else(|| {
                     CommandError::new(
                         40064,
@@ -362,15 +420,15 @@ fn parse_switch(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, Co
         None => {}
     }
     if branches.is_empty() {
-        return Err(CommandError::new(40068, "$switch requires at least one branch."));
+        return Err(CommandError::new(40068, "$switch requires at least one branch"));
     }
     let default = fields.optional("default").map(expression).transpose()?;
     Ok(Form::Switch { branches, default })
 }
 
 fn parse_let(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, CommandError> {
-    let fields = Fields::of("$let", value, &["vars", "in"], (16874, 16875))?;
-    let vars = match fields.required("vars", 16876)? {
+    let fields = Fields::of("$let", value, &["vars", "in"])?;
+    let vars = match fields.required("vars")? {
         ValueRef::Document(vars) => vars,
         _ => return Err(CommandError::new(10065, "invalid parameter: expected an object (vars)")),
     };
@@ -381,9 +439,8 @@ fn parse_let(value: ValueRef<'_>, bindings: &Bindings<'_>) -> Result<Form, Comma
         variables.push((name.to_owned(), Expression::parse_bound(value, bindings)?));
         names.push(name.to_owned());
     }
-    let body = bindings.with(&names, |bindings| {
-        Expression::parse_bound(fields.required("in", 16877)?, bindings)
-    })?;
+    let body = bindings
+        .with(&names, |bindings| Expression::parse_bound(fields.required("in")?, bindings))?;
     Ok(Form::Let { variables, body })
 }
 
@@ -489,7 +546,10 @@ impl Form {
                         _ => {
                             return Err(CommandError::new(
                                 327_392,
-                                "$filter: limit must be greater than 0",
+                                format!(
+                                    "$filter: limit must be greater than 0: {}",
+                                    crate::mongod::query::text::value_text(value)
+                                ),
                             ));
                         }
                     },
@@ -556,9 +616,21 @@ fn input_array(operator: &str, code: i32, value: Value) -> Result<Option<Vec<Bso
     match value {
         Some(Bson::Array(array)) => Ok(Some(array)),
         value if is_nullish(&value) => Ok(None),
-        value => Err(CommandError::new(
-            code,
-            format!("input to {operator} must be an array not {}", type_name(&value)),
-        )),
+        value => {
+            let message = match operator {
+                "$reduce" => format!(
+                    "$reduce requires that 'input' be an array, found: {}",
+                    value.as_ref().map_or_else(String::new, |value| {
+                        crate::mongod::query::text::value_text(value.into())
+                    })
+                ),
+                "$sortArray" => format!(
+                    "The input argument to $sortArray must be an array, but was of type: {}",
+                    type_name(&value)
+                ),
+                _ => format!("input to {operator} must be an array not {}", type_name(&value)),
+            };
+            Err(CommandError::new(code, message))
+        }
     }
 }

@@ -21,6 +21,7 @@ mod string;
 #[cfg(test)]
 mod tests;
 mod types;
+mod words;
 
 pub(super) use array::SortBy;
 use forms::Form;

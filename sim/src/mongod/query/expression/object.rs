@@ -97,7 +97,11 @@ pub(super) fn array_to_object(call: &Call<'_>) -> Result<Value, CommandError> {
                 }
             },
             _ => {
-                return fail(40398, "Unrecognised input type format for $arrayToObject");
+                let message = format!(
+                    "Unrecognised input type format for $arrayToObject: {}",
+                    crate::mongod::query::value::ValueRef::from(element).type_name()
+                );
+                return fail(40398, message);
             }
         };
         check_name(name)?;
@@ -160,13 +164,7 @@ pub(super) fn set_field(arguments: &[Value]) -> Result<Value, CommandError> {
             Ok(Some(Bson::Document(document)))
         }
         value if is_nullish(value) => Ok(Some(Bson::Null)),
-        value => fail(
-            4_161_105,
-            format!(
-                "$setField requires 'input' to evaluate to type Object, but got {}",
-                type_name(value)
-            ),
-        ),
+        _ => fail(4_161_105, "$setField requires 'input' to evaluate to type Object"),
     }
 }
 

@@ -180,6 +180,31 @@ impl Operator {
             return Ok(());
         }
         let name = self.name;
+        let of_dates = [
+            "$year",
+            "$month",
+            "$dayOfMonth",
+            "$dayOfWeek",
+            "$dayOfYear",
+            "$hour",
+            "$minute",
+            "$second",
+            "$millisecond",
+            "$week",
+            "$isoWeek",
+            "$isoWeekYear",
+            "$isoDayOfWeek",
+        ];
+        if of_dates.contains(&name) {
+            let message = format!(
+                "{name} accepts exactly one argument if given an array, but was given {given}"
+            );
+            return Err(CommandError::new(40536, message));
+        }
+        if name == "$setEquals" {
+            let message = format!("$setEquals needs at least two arguments had: {given}");
+            return Err(CommandError::new(17045, message));
+        }
         if least == most {
             let message = format!(
                 "Expression {name} takes exactly {least} arguments. {given} were passed in."

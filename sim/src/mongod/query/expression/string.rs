@@ -182,7 +182,10 @@ pub(super) fn substr_cp(call: &Call<'_>) -> Result<Value, CommandError> {
     let start = place(call, 1, "starting index", 34450)?;
     let length = place(call, 2, "length", 34452)?;
     let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(length)) else {
-        return fail(34455, "$substrCP: length must be a nonnegative integer.");
+        return match start < 0 {
+            true => fail(34453, "$substrCP: the starting index must be nonnegative integer."),
+            false => fail(34454, "$substrCP: length must be a nonnegative integer."),
+        };
     };
     text(given.chars().skip(start).take(length).collect::<String>())
 }
@@ -252,7 +255,9 @@ fn replaced(
             value => {
                 let message = format!(
                     "{name} requires that '{what}' be a string, found: {}",
-                    type_name(value)
+                    value.as_ref().map_or_else(String::new, |value| {
+                        crate::mongod::query::text::value_text(value.into())
+                    })
                 );
                 return fail(code, message);
             }

@@ -109,7 +109,21 @@ fn convert_to(value: &Bson, to: &str) -> Result<Bson, CommandError> {
             Bson::ObjectId(_) => Ok(value.clone()),
             Bson::String(text) => match ObjectId::parse_str(text) {
                 Ok(id) => Ok(Bson::ObjectId(id)),
-                Err(_) => unparsable(text, "Invalid string length for parsing to OID, expected 24"),
+                Err(_) if text.len() != 24 => unparsable(
+                    text,
+                    &format!(
+                        "Invalid string length for parsing to OID, expected 24 but found {}",
+                        text.len()
+                    ),
+                ),
+                Err(_) => {
+                    let odd = text.chars().find(|letter| !letter.is_ascii_hexdigit());
+                    let why = format!(
+                        "Invalid character found in hex string: {}",
+                        odd.unwrap_or_default()
+                    );
+                    unparsable(text, &why)
+                }
             },
             _ => unsupported(),
         },
@@ -153,6 +167,9 @@ fn convert_to(value: &Bson, to: &str) -> Result<Bson, CommandError> {
             Bson::DateTime(date) => Ok(Bson::Double(date.timestamp_millis() as f64)),
             Bson::String(text) => match text.parse::<f64>() {
                 Ok(number) => Ok(Bson::Double(number)),
+                Err(_) if !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) => {
+                    unparsable(text, "Did not consume any digits")
+                }
                 Err(_) => unparsable(text, "Did not consume whole string."),
             },
             _ => match as_f64(view) {

@@ -173,7 +173,8 @@ fn field_details(
     if Matcher::parse(&specified, context)?.matches(document)? != inverted {
         return Ok(None);
     }
-    let name = operator.unwrap_or("$eq");
+    let plain = if let ValueRef::Regex(..) = argument { "$regex" } else { "$eq" };
+    let name = operator.unwrap_or(plain);
     let mut shown = doc! { "operatorName": name, "specifiedAs": specified };
     if name == "$exists" {
         let wanted = argument.is_truthy() != inverted;

@@ -26,6 +26,60 @@ pub struct Matcher {
     root: Node,
 }
 
+/// A condition that an index can be searched by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// Equal to this.
+    Equal(Bson),
+    /// Equal to one of these, ascending.
+    In(Vec<Bson>),
+    /// Not less than this (true), or greater (false); of its type.
+    From(Bson, bool),
+    /// Not greater than this (true), or less (false); of its type.
+    To(Bson, bool),
+    /// A string that begins with this.
+    Prefix(String),
+    /// There is something.
+    Exists,
+}
+
+impl Condition {
+    /// Whether whatever satisfies it satisfies `predicate`.
+    fn implies(&self, predicate: &Predicate) -> bool {
+        let satisfies = |value: &Bson| {
+            predicate.matches(Some(value.into()), &mut MatchDetails::default()).unwrap_or(false)
+        };
+        let bound = |value: &Bson| ValueRef::from(value).canonical_type();
+        match (self, predicate) {
+            (Condition::Equal(Bson::Null), Predicate::Exists) => false,
+            (_, Predicate::Exists) => true,
+            (Condition::Equal(value), _) => satisfies(value),
+            (Condition::In(values), _) => values.iter().all(satisfies),
+            (
+                Condition::From(value, included),
+                Predicate::Compare(comparison @ (Comparison::Gt | Comparison::Gte), operand),
+            ) => {
+                let order =
+                    compare_collated(value.into(), (&operand.value).into(), operand.collation);
+                bound(value) == bound(&operand.value)
+                    && (order.is_gt()
+                        || order.is_eq() && (*comparison == Comparison::Gte || !included))
+            }
+            (
+                Condition::To(value, included),
+                Predicate::Compare(comparison @ (Comparison::Lt | Comparison::Lte), operand),
+            ) => {
+                let order =
+                    compare_collated(value.into(), (&operand.value).into(), operand.collation);
+                bound(value) == bound(&operand.value)
+                    && (order.is_lt()
+                        || order.is_eq() && (*comparison == Comparison::Lte || !included))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// How a document matched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MatchDetails {
@@ -113,44 +167,91 @@ impl Matcher {
         self.matches(&document)
     }
 
+    /// The filter as the messages of a server's planner show it: a line per condition.
+    pub fn debug_text(&self) -> String {
+        let mut text = String::new();
+        self.root.write_debug(0, &mut text);
+        text
+    }
+
     /// Whether the filter is empty: everything matches.
     pub fn is_empty(&self) -> bool {
         matches!(&self.root, Node::All(nodes) if nodes.is_empty())
     }
 
-    /// The value the filter asks `path` to be equal to, if it asks that of every match: what an index
-    /// can be searched for. Arrays are none, for an index holds their elements.
-    pub fn equality_on(&self, path: &str) -> Option<Bson> {
+    /// The value that `path` must be equal to, if that is all the filter asks. Arrays are none, for an
+    /// index holds their elements.
+    pub fn only_equality(&self, path: &str) -> Option<Bson> {
+        let mut conjuncts = 0;
         let mut found = None;
         self.root.each_conjunct(&mut |node| {
+            conjuncts += 1;
             if let Node::Path { path: at, predicate: Predicate::Compare(Comparison::Eq, value) } =
                 node
                 && at.dotted() == path
-                && !matches!(value.value, Bson::Array(_))
+                && !matches!(value.value, Bson::Array(_) | Bson::RegularExpression(_))
             {
-                found.get_or_insert_with(|| value.value.clone());
+                found = Some(value.value.clone());
             }
         });
+        found.filter(|_| conjuncts == 1)
+    }
+
+    /// What every match must have at `path`: what an index is searched by.
+    pub fn conditions_on(&self, path: &str) -> Vec<Condition> {
+        let mut found = Vec::new();
+        self.root.each_conjunct(&mut |node| node.conditions_on(path, &mut found));
         found
     }
 
-    /// The values one of which the filter asks `path` to be equal to (equality or `$in` without
-    /// regular expressions), if it asks that of every match; ascending, each once.
-    pub fn points_on(&self, path: &str) -> Option<Vec<Bson>> {
-        if let Some(value) = self.equality_on(path) {
-            return Some(vec![value]);
-        }
+    /// The branches of an `$or` that is all the filter asks.
+    pub fn alternatives(&self) -> Option<Vec<Matcher>> {
+        let mut conjuncts = 0;
         let mut found = None;
         self.root.each_conjunct(&mut |node| {
-            if let Node::Path { path: at, predicate: Predicate::In { values, regexes, .. } } = node
-                && at.dotted() == path
-                && regexes.is_empty()
-                && !values.iter().any(|value| matches!(value, Bson::Array(_)))
-            {
-                found.get_or_insert_with(|| values.clone());
+            conjuncts += 1;
+            if let Node::Any(branches) = node {
+                let branch = |node: &Node| Matcher { root: node.clone() };
+                found = Some(branches.iter().map(branch).collect());
             }
         });
-        found
+        found.filter(|_| conjuncts == 1)
+    }
+
+    /// The first part of it, as messages show it, that the filter of a partial index may not have.
+    pub fn unfit_for_partial_index(&self) -> Option<String> {
+        fn unfit(node: &Node) -> Option<&Node> {
+            match node {
+                Node::All(nodes) | Node::Any(nodes) => nodes.iter().find_map(unfit),
+                Node::Path { predicate, .. } => match predicate {
+                    Predicate::Compare(..)
+                    | Predicate::In { .. }
+                    | Predicate::Exists
+                    | Predicate::Type(_) => None,
+                    _ => Some(node),
+                },
+                node => Some(node),
+            }
+        }
+        let node = unfit(&self.root)?;
+        let mut text = String::new();
+        node.write_debug(0, &mut text);
+        Some(text)
+    }
+
+    /// Whether everything that matches this filter surely matches `other`: each of its conditions is
+    /// one of this filter's, or follows from one.
+    pub fn implies(&self, other: &Matcher) -> bool {
+        let mut all = true;
+        other.root.each_conjunct(&mut |node| {
+            let Node::Path { path, predicate } = node else {
+                all = false;
+                return;
+            };
+            let own = self.conditions_on(path.dotted());
+            all &= own.iter().any(|condition| condition.implies(predicate));
+        });
+        all
     }
 
     /// The equalities an upsert builds its new document from, in the order of their paths: those every match
@@ -200,6 +301,71 @@ impl Matcher {
 }
 
 impl Node {
+    fn write_debug(&self, depth: usize, text: &mut String) {
+        let indent = "    ".repeat(depth);
+        let mut line = |content: &str| {
+            text.push_str(&indent);
+            text.push_str(content);
+            text.push('\n');
+        };
+        let nodes = match self {
+            Node::All(nodes) if nodes.len() == 1 => return nodes[0].write_debug(depth, text),
+            Node::All(nodes) => {
+                line("$and");
+                nodes.as_slice()
+            }
+            Node::Any(nodes) => {
+                line("$or");
+                nodes.as_slice()
+            }
+            Node::Nor(nodes) => {
+                line("$nor");
+                nodes.as_slice()
+            }
+            Node::Not(node) => {
+                line("$not");
+                std::slice::from_ref(&**node)
+            }
+            Node::Path { path, predicate } => {
+                line(&format!("{} {}", path.dotted(), predicate.debug_text()));
+                &[]
+            }
+            Node::Value(predicate) => {
+                line(&predicate.debug_text());
+                &[]
+            }
+            Node::Expr(_) => {
+                line("$expr");
+                &[]
+            }
+            Node::Schema(_) => {
+                line("$jsonSchema");
+                &[]
+            }
+            Node::Constant(value) => {
+                line(if *value { "$alwaysTrue" } else { "$alwaysFalse" });
+                &[]
+            }
+        };
+        nodes.iter().for_each(|node| node.write_debug(depth + 1, text));
+    }
+
+    /// What this node asks of `path`.
+    fn conditions_on(&self, wanted: &str, found: &mut Vec<Condition>) {
+        let Node::Path { path, predicate } = self else { return };
+        let path = path.dotted();
+        if path == wanted {
+            predicate.conditions(found);
+            return;
+        }
+        // One element must satisfy all of an `$elemMatch`: each of its conditions holds of some element.
+        if let Predicate::ElemMatchDocument(inner) = predicate
+            && let Some(below) = wanted.strip_prefix(path).and_then(|rest| rest.strip_prefix('.'))
+        {
+            inner.each_conjunct(&mut |node| node.conditions_on(below, found));
+        }
+    }
+
     fn each_conjunct(&self, visitor: &mut impl FnMut(&Node)) {
         match self {
             Node::All(nodes) => nodes.iter().for_each(|node| node.each_conjunct(visitor)),

@@ -7,7 +7,7 @@ use crate::mongod::query::collation::Collation;
 use crate::mongod::query::number::{as_exact_i64, as_f64};
 use crate::mongod::query::regex::Regex;
 
-use super::{LeafArray, MatchDetails, Node, Subject, ValueRef, compare_collated, equal};
+use super::{Condition, LeafArray, MatchDetails, Node, Subject, ValueRef, compare_collated, equal};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
@@ -73,6 +73,70 @@ impl TypeSet {
 }
 
 impl Predicate {
+    /// Operator and argument, as messages show them.
+    pub(super) fn debug_text(&self) -> String {
+        use crate::mongod::query::text::value_text;
+        match self {
+            Predicate::Compare(comparison, operand) => {
+                let name = match comparison {
+                    Comparison::Eq => "$eq",
+                    Comparison::Gt => "$gt",
+                    Comparison::Gte => "$gte",
+                    Comparison::Lt => "$lt",
+                    Comparison::Lte => "$lte",
+                };
+                format!("{name} {}", value_text((&operand.value).into()))
+            }
+            Predicate::In { values, .. } => {
+                let values: Vec<String> =
+                    values.iter().map(|value| value_text(value.into())).collect();
+                format!("$in [ {} ]", values.join(" "))
+            }
+            Predicate::Regex(regex) => format!("regex /{}/{}", regex.pattern, regex.options),
+            Predicate::Mod { divisor, remainder } => format!("mod {divisor} % x == {remainder}"),
+            Predicate::Type(_) => "type".to_owned(),
+            Predicate::Size(size) => format!("$size : {size}"),
+            Predicate::Exists => "exists".to_owned(),
+            Predicate::ElemMatchDocument(_) => "$elemMatch (obj)".to_owned(),
+            Predicate::ElemMatchValue(_) => "$elemMatch (value)".to_owned(),
+            Predicate::Bits { .. } => "bits".to_owned(),
+        }
+    }
+
+    /// What it asks of its path that an index can be searched by.
+    pub(super) fn conditions(&self, found: &mut Vec<Condition>) {
+        match self {
+            Predicate::Compare(comparison, operand) => {
+                let value = operand.value.clone();
+                // The ends of the order compare with every type, NaN with itself alone, null with
+                // what is missing.
+                let special = matches!(value, Bson::MinKey | Bson::MaxKey | Bson::Array(_))
+                    || is_nan((&operand.value).into());
+                match comparison {
+                    Comparison::Eq if matches!(value, Bson::RegularExpression(_)) => {}
+                    Comparison::Eq => found.push(Condition::Equal(value)),
+                    _ if special || value == Bson::Null => {}
+                    Comparison::Gt => found.push(Condition::From(value, false)),
+                    Comparison::Gte => found.push(Condition::From(value, true)),
+                    Comparison::Lt => found.push(Condition::To(value, false)),
+                    Comparison::Lte => found.push(Condition::To(value, true)),
+                }
+            }
+            Predicate::In { values, regexes, .. } if regexes.is_empty() => {
+                found.push(Condition::In(values.clone()));
+            }
+            Predicate::Regex(regex) => found.extend(regex.prefix().map(Condition::Prefix)),
+            Predicate::Exists => found.push(Condition::Exists),
+            // The elements are the keys.
+            Predicate::ElemMatchValue(node) => node.each_conjunct(&mut |node| {
+                if let Node::Value(predicate) = node {
+                    predicate.conditions(found);
+                }
+            }),
+            _ => {}
+        }
+    }
+
     /// What it does about an array at its path's end.
     pub(super) fn leaf(&self) -> LeafArray {
         match self {

@@ -100,16 +100,12 @@ impl Schema {
         let mut parsed = Schema { title: None, description: None, rules: Vec::new() };
         let flag = |name: &str| schema.get(name).is_some_and(ValueRef::is_truthy);
         for (keyword, value) in schema.iter() {
+            let element = || crate::mongod::query::text::element_text(keyword, value);
             let number = || match as_exact_i64(value).filter(|_| value.is_number()) {
                 Some(number) if number >= 0 => Ok(number),
-                Some(_) => failed(format!(
-                    "$jsonSchema keyword '{keyword}' must be a non-negative integer"
-                )),
-                None if value.is_number() => failed(format!(
-                    "Expected an integer: {}",
-                    crate::mongod::query::text::element_text(keyword, value)
-                )),
-                None => mismatch(format!("$jsonSchema keyword '{keyword}' must be a number")),
+                Some(_) => failed(format!("Expected a non-negative number in: {}", element())),
+                None if value.is_number() => failed(format!("Expected an integer: {}", element())),
+                None => failed(format!("Expected a number in: {}", element())),
             };
             let object = |value: ValueRef<'_>| match value {
                 ValueRef::Document(schema) => Schema::parse_document(schema),
@@ -152,7 +148,15 @@ impl Schema {
                     }
                     continue;
                 }
-                "bsonType" => Kind::Type(parse_types(value, keyword)?),
+                "bsonType" => {
+                    if !matches!(value, ValueRef::String(_) | ValueRef::Array(_)) {
+                        return mismatch(
+                            "$jsonSchema keyword 'bsonType' must be either a string or an array of \
+                             strings",
+                        );
+                    }
+                    Kind::Type(parse_types(value, keyword)?)
+                }
                 "type" => {
                     let names: Vec<ValueRef<'_>> = match value {
                         ValueRef::String(_) => vec![value],
@@ -182,7 +186,12 @@ impl Schema {
                     Some(_) => {
                         return failed("$jsonSchema keyword 'enum' cannot be an empty array");
                     }
-                    None => return mismatch("$jsonSchema keyword 'enum' must be an array"),
+                    None => {
+                        return mismatch(format!(
+                            "$jsonSchema keyword 'enum' must be an array, but found an element of type {}",
+                            value.type_name()
+                        ));
+                    }
                 },
                 "minimum" | "maximum" => {
                     if !value.is_number() {
@@ -251,9 +260,10 @@ impl Schema {
                         Kind::ItemsEach(each?)
                     }
                     _ => {
-                        return mismatch(
-                            "$jsonSchema keyword 'items' must be an array or an object",
-                        );
+                        return mismatch(format!(
+                            "$jsonSchema keyword 'items' must be an array or an object, not {}",
+                            value.type_name()
+                        ));
                     }
                 },
                 "additionalItems" => {
@@ -271,7 +281,11 @@ impl Schema {
                 }
                 "required" => {
                     let Some(names) = value.as_array() else {
-                        return mismatch("$jsonSchema keyword 'required' must be an array");
+                        return mismatch(format!(
+                            "$jsonSchema keyword 'required' must be an array, but found an element of \
+                             type {}",
+                            value.type_name()
+                        ));
                     };
                     let mut required = Vec::new();
                     for name in names.iter() {
@@ -369,7 +383,17 @@ impl Schema {
                 "allOf" => Kind::AllOf(list()?),
                 "anyOf" => Kind::AnyOf(list()?),
                 "oneOf" => Kind::OneOf(list()?),
-                "not" => Kind::Not(Box::new(object(value)?)),
+                "not" => match value {
+                    ValueRef::Document(schema) => {
+                        Kind::Not(Box::new(Schema::parse_document(schema)?))
+                    }
+                    _ => {
+                        return mismatch(format!(
+                            "$jsonSchema keyword 'not' must be an object, but found an element of type {}",
+                            value.type_name()
+                        ));
+                    }
+                },
                 "$ref" | "$schema" | "default" | "definitions" | "format" | "id" => {
                     return failed(format!(
                         "$jsonSchema keyword '{keyword}' is not currently supported"

@@ -218,9 +218,13 @@ fn equalities_are_found_where_every_match_must_have_them() {
         "e": { "$in": [9, 7, 9] },
     });
     let matcher = matcher.unwrap();
-    assert_eq!(matcher.equality_on("_id"), Some(Bson::Int32(1)));
-    assert_eq!(matcher.equality_on("c"), None);
-    assert_eq!(matcher.points_on("e"), Some(vec![Bson::Int32(7), Bson::Int32(9)]));
+    assert_eq!(matcher.conditions_on("_id"), [Condition::Equal(Bson::Int32(1))]);
+    assert_eq!(matcher.conditions_on("c"), [Condition::From(Bson::Int32(1), false)]);
+    let points = vec![Bson::Int32(7), Bson::Int32(9)];
+    assert_eq!(matcher.conditions_on("e"), [Condition::In(points)]);
+    assert_eq!(matcher.only_equality("_id"), None);
+    let only = parse(&doc! { "_id": 1 }).unwrap();
+    assert_eq!(only.only_equality("_id"), Some(Bson::Int32(1)));
     let paths: Vec<String> =
         matcher.equalities().unwrap().into_iter().map(|(path, _)| path).collect();
     assert_eq!(paths, ["_id", "b", "d"]);

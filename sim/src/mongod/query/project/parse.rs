@@ -246,10 +246,7 @@ impl Parser<'_> {
             // A find has words of its own for an operator that stands right at the field.
             let first = value.as_document().and_then(|document| document.iter().next());
             match first {
-                Some((name, _))
-                    if self.syntax == ProjectionSyntax::Find
-                        && error.message == format!("Unrecognized expression '{name}'") =>
-                {
+                Some((name, _)) if error.message == format!("Unrecognized expression '{name}'") => {
                     CommandError::new(31325, format!("Unknown expression {name}"))
                 }
                 _ => error,
