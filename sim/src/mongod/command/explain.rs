@@ -134,7 +134,9 @@ pub(super) fn explain(
     if let (Some(view), Some(plan)) = (&view, &chosen) {
         let wanted = match (explained.single, explained.limit) {
             (true, _) => 1,
-            (false, limit) if limit > 0 && plan.sorted => (limit + explained.skip) as usize,
+            (false, limit) if limit > 0 && plan.sorted => {
+                limit.saturating_add(explained.skip) as usize
+            }
             _ => usize::MAX,
         };
         matched = plan.run(view, &matcher, wanted, &mut examined)?.len() as i64;
@@ -232,8 +234,8 @@ impl Explained {
         };
         let mut found = Explained {
             hint: hint(body),
-            skip: number("skip").unwrap_or(0),
-            limit: number("limit").unwrap_or(0).abs(),
+            skip: number("skip").unwrap_or(0).max(0),
+            limit: number("limit").unwrap_or(0).saturating_abs(),
             ..Explained::default()
         };
         match op.name.as_str() {
@@ -420,7 +422,7 @@ impl Explained {
             sorted.insert("sortPattern", sort.clone());
             sorted.insert("memLimit", 104_857_600);
             if self.limit > 0 {
-                sorted.insert("limitAmount", self.limit + self.skip);
+                sorted.insert("limitAmount", self.limit.saturating_add(self.skip));
             }
             sorted.insert("type", "simple");
             sorted.insert("inputStage", tree);

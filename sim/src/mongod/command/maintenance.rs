@@ -137,7 +137,7 @@ fn read_size(command: &str, op: &Operation) -> Result<i64, CommandError> {
         }
         Ok(true)
     })?;
-    size.filter(|size| *size > 0)
+    size.filter(|size| (1..=1 << 50).contains(size))
         .map(|size| (size + 255) / 256 * 256)
         .ok_or_else(|| CommandError::new(error::BAD_VALUE, "invalid command spec"))
 }

@@ -608,8 +608,9 @@ impl Partition<'_> {
             Window::Documents(low, high) => {
                 let here = place as i64;
                 let low = low.map_or(0, |low| here.saturating_add(low).clamp(0, length));
-                let high =
-                    high.map_or(length, |high| here.saturating_add(high + 1).clamp(0, length));
+                let high = high.map_or(length, |high| {
+                    here.saturating_add(high).saturating_add(1).clamp(0, length)
+                });
                 Ok((low as usize, high as usize))
             }
             Window::Range(low, high, unit) => {
