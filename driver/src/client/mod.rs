@@ -158,6 +158,13 @@ impl Client {
         Ok(Client { handle: Arc::new(Handle { cluster }) })
     }
 
+    /// Says more of who the client is, in the handshakes of connections that are opened from now on: a
+    /// library that wraps the driver and was handed a client names itself. What was said before is not
+    /// said twice.
+    pub fn append_metadata(&self, info: crate::options::DriverInfo) {
+        self.cluster().pools().greeting.append_metadata(self.options(), info);
+    }
+
     /// The database `name`; no round trip.
     pub fn database(&self, name: &str) -> Database {
         Database::new(self.clone(), name)

@@ -4,6 +4,8 @@
 //! OP_MSG, with client metadata of at most 512 bytes. Connections of operations are authenticated with
 //! it; those of monitors are not.
 
+use std::sync::{Arc, Mutex};
+
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -12,7 +14,8 @@ use super::Connection;
 use crate::auth::Authenticator;
 use crate::error::{Error, Result};
 use crate::operation::BodyWriter;
-use crate::options::{ClientOptions, Compressor, Tls};
+use crate::options::{ClientOptions, Compressor, DriverInfo, Tls};
+use crate::sync::lock;
 use crate::time::Instant;
 use crate::transport::Transport;
 #[cfg(feature = "tls")]
@@ -27,12 +30,19 @@ const MAX_METADATA_BYTES: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Greeting {
     /// The hello, but for what is added for authentication.
-    body: Vec<u8>,
+    body: Mutex<Body>,
     compressors: Vec<Compressor>,
     #[cfg(feature = "tls")]
     tls: Option<TlsConnector>,
     #[cfg(feature = "auth")]
     authenticator: Option<Authenticator>,
+}
+
+/// The hello, and what was said to be part of it.
+#[derive(Debug)]
+struct Body {
+    bytes: Arc<[u8]>,
+    infos: Vec<DriverInfo>,
 }
 
 /// Why a connection could not be established.
@@ -111,25 +121,10 @@ impl Greeting {
         if let Some(absent) = compressors.iter().find(|one| !wire::is_compressor_built_in(one)) {
             return lacking(&format!("the compressor {}", absent.name()), absent.name());
         }
-        let mut body = Vec::new();
-        let mut writer = BodyWriter::new(&mut body);
-        let modern = options.server_api.is_some();
-        writer.i32(if modern { "hello" } else { "isMaster" }, 1);
-        writer.bool("helloOk", true);
-        writer.string("backpressure", "2");
-        add_server_api(&mut writer, options);
-        if !compressors.is_empty() {
-            writer.array("compression", |names| {
-                for (at, compressor) in compressors.iter().enumerate() {
-                    names.string(&at.to_string(), compressor.name());
-                }
-            });
-        }
-        writer.document("client", &client_metadata(options));
-        writer.string("$db", "admin");
-        writer.finish();
+        let infos: Vec<DriverInfo> = options.driver_info.iter().cloned().collect();
+        let bytes = greeting_body(options, &compressors, &infos);
         Ok(Greeting {
-            body,
+            body: Mutex::new(Body { bytes: bytes.into(), infos }),
             compressors,
             #[cfg(feature = "tls")]
             tls: match &options.tls {
@@ -144,6 +139,16 @@ impl Greeting {
                 None => None,
             },
         })
+    }
+
+    /// Says more of who the client is on connections that are opened from now on; what was said before
+    /// is not said twice. `options` are those of the client.
+    pub(crate) fn append_metadata(&self, options: &ClientOptions, info: DriverInfo) {
+        let mut body = lock(&self.body);
+        if !body.infos.contains(&info) {
+            body.infos.push(info);
+            body.bytes = greeting_body(options, &self.compressors, &body.infos).into();
+        }
     }
 
     /// Opens a connection, in TLS if the client uses it; nothing is said on it yet.
@@ -178,7 +183,11 @@ impl Greeting {
         connection: &mut Connection,
         request_id: i32,
     ) -> Result<RawDocumentBuf> {
-        self.say_hello(connection, request_id, &self.body).await
+        self.say_hello(connection, request_id, &self.body()).await
+    }
+
+    fn body(&self) -> Arc<[u8]> {
+        lock(&self.body).bytes.clone()
     }
 
     async fn say_hello(
@@ -223,9 +232,10 @@ impl Greeting {
         #[cfg(feature = "auth")]
         if let Some(authenticator) = &self.authenticator {
             let mut random = || transport.random();
-            let mut hello = Vec::with_capacity(self.body.len() + 256);
+            let body = self.body();
+            let mut hello = Vec::with_capacity(body.len() + 256);
             let mut writer = BodyWriter::new(&mut hello);
-            writer.elements_of(&self.body);
+            writer.elements_of(&body);
             let speculated =
                 authenticator.add_to_hello(&mut writer, &mut random).map_err(before)?;
             writer.finish();
@@ -278,6 +288,32 @@ async fn command(
     }
 }
 
+/// The whole first command of a connection, but for what authentication adds.
+fn greeting_body(
+    options: &ClientOptions,
+    compressors: &[Compressor],
+    infos: &[DriverInfo],
+) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut writer = BodyWriter::new(&mut body);
+    let modern = options.server_api.is_some();
+    writer.i32(if modern { "hello" } else { "isMaster" }, 1);
+    writer.bool("helloOk", true);
+    writer.string("backpressure", "2");
+    add_server_api(&mut writer, options);
+    if !compressors.is_empty() {
+        writer.array("compression", |names| {
+            for (at, compressor) in compressors.iter().enumerate() {
+                names.string(&at.to_string(), compressor.name());
+            }
+        });
+    }
+    writer.document("client", &client_metadata(options, infos));
+    writer.string("$db", "admin");
+    writer.finish();
+    body
+}
+
 /// Adds the declared server API version, if any.
 pub(crate) fn add_server_api(writer: &mut BodyWriter<'_>, options: &ClientOptions) {
     let Some(api) = &options.server_api else { return };
@@ -291,11 +327,11 @@ pub(crate) fn add_server_api(writer: &mut BodyWriter<'_>, options: &ClientOption
 }
 
 /// `client`: application, driver, operating system and platform, cut down to what a server takes.
-fn client_metadata(options: &ClientOptions) -> Vec<u8> {
+fn client_metadata(options: &ClientOptions, infos: &[DriverInfo]) -> Vec<u8> {
     let mut driver_name = "stepdown".to_owned();
     let mut driver_version = env!("CARGO_PKG_VERSION").to_owned();
     let mut platform = "Rust".to_owned();
-    if let Some(info) = &options.driver_info {
+    for info in infos {
         driver_name = format!("{driver_name}|{}", info.name);
         if let Some(version) = &info.version {
             driver_version = format!("{driver_version}|{version}");
@@ -342,12 +378,12 @@ mod tests {
     fn metadata_gives_up_details_before_it_grows_too_large() {
         let mut options = ClientOptions::default();
         options.app_name = Some("a".repeat(128));
-        options.driver_info = Some(crate::options::DriverInfo {
+        let info = DriverInfo {
             name: "wrapper".into(),
             version: Some("1".into()),
             platform: Some("p".repeat(400)),
-        });
-        let bytes = client_metadata(&options);
+        };
+        let bytes = client_metadata(&options, &[info]);
         assert!(bytes.len() <= MAX_METADATA_BYTES);
         let metadata = RawDocument::from_bytes(&bytes).unwrap();
         assert!(metadata.get("platform").unwrap().is_none());

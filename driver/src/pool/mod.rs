@@ -8,6 +8,7 @@ mod book;
 mod context;
 mod ids;
 mod lease;
+mod standalone;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use self::book::{CheckOut, CloseReason, Dial, Lease as Granted, Outcome, PoolBoo
 pub(crate) use self::context::PoolContext;
 use self::ids::IdMap;
 pub(crate) use self::lease::Lease;
+pub use self::standalone::{PooledConnection, StandalonePool};
 use crate::connection::{Connection, Interrupt, Unestablished};
 use crate::error::{Error, ErrorKind, Result, labels};
 use crate::event::{
@@ -681,5 +683,3 @@ fn event_id(id: u64) -> u32 {
     u32::try_from(id).unwrap_or(u32::MAX)
 }
 
-#[cfg(test)]
-mod specification;

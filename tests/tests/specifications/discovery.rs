@@ -39,8 +39,16 @@ pub enum Format {
     Credential,
     /// Connection strings and what DNS makes of them.
     Seedlist,
+    /// Connection pools: operations of threads, and events.
+    Cmap,
+    /// BSON: documents in all their encodings.
+    BsonCorpus,
+    /// BSON: vectors in binary values.
+    BsonVector,
     /// The unified test format.
     Unified,
+    /// The DNS records that files of seed lists are about: no test themselves.
+    Records,
     /// Any other, by its name.
     NotRun(&'static str),
 }
@@ -84,9 +92,14 @@ impl TestFile {
         } else if any_test_has("uri") && any_test_has("valid") {
             Format::ConnectionString
         } else if has("style") && has("operations") {
-            Format::NotRun("connection pool (CMAP)")
-        } else if has("bson_type") || has("test_key") {
-            Format::NotRun("BSON corpus or vector")
+            Format::Cmap
+        } else if has("bson_type") {
+            Format::BsonCorpus
+        } else if has("test_key") {
+            Format::BsonVector
+        } else if has("SRV") && has("TXT") {
+            // The records that other files are about.
+            Format::Records
         } else {
             Format::NotRun("not a known test format")
         })

@@ -14,6 +14,8 @@
 // The runner is at the socket edge: it keeps real time and starts threads.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod bson_corpus;
+mod cmap;
 mod concern;
 mod connection_string;
 mod discovery;
@@ -85,6 +87,10 @@ fn trials(arguments: &Arguments, report: &Report) -> Vec<Trial> {
             Ok(Format::Concern) => trials.extend(concern::documents(file, report)),
             Ok(Format::Credential) => trials.extend(connection_string::credentials(file, report)),
             Ok(Format::Seedlist) => trials.push(connection_string::seedlist(file, report)),
+            Ok(Format::Cmap) => trials.push(cmap::trial(file, report)),
+            Ok(Format::BsonCorpus) => trials.extend(bson_corpus::corpus(file, report)),
+            Ok(Format::BsonVector) => trials.extend(bson_corpus::vectors(file, report)),
+            Ok(Format::Records) => {}
             Ok(Format::Unified) => unified.push(file),
             Ok(Format::NotRun(what)) => *left_out.entry((file.spec, what)).or_default() += 1,
             Err(error) => trials.push(failing(&file.name, error)),

@@ -22,6 +22,7 @@ use bson::{Bson, Document};
 use serde_json::Value;
 
 pub use self::deployment::{Deployment, VARIABLE};
+pub use self::matching::hex_bytes;
 use crate::json::{list, text};
 
 /// What became of a case.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use bson::Bson;
+use stepdown_driver::options::DriverInfo;
 
 use super::{Call, Performed, Produced, bulk, collection, results};
+use crate::unified::arguments::Arguments;
 use crate::unified::entities::ClientEntity;
 
 pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performed {
@@ -33,6 +35,18 @@ pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performe
             Ok(results::names(under_terms!(call, action).await?))
         }
         "clientBulkWrite" => bulk::of_client(call, client).await,
+        "appendMetadata" => {
+            let given = call.arguments.required_document("driverInfoOptions")?;
+            call.finish()?;
+            let mut given = Arguments::new("driverInfoOptions", given);
+            let mut info = DriverInfo::default();
+            info.name = given.required_text("name")?;
+            info.version = given.text("version")?;
+            info.platform = given.text("platform")?;
+            given.finish()?;
+            client.append_metadata(info);
+            Ok(Produced::Nothing)
+        }
         "createChangeStream" => {
             let pipeline = call.arguments.documents("pipeline")?.unwrap_or_default();
             collection::watch(call, client.watch().pipeline(pipeline)).await

@@ -148,10 +148,13 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
         }
         "createIndex" => create_index(call, collection).await,
         "dropIndex" | "dropIndexes" => {
-            let action = match name {
+            let mut action = match name {
                 "dropIndex" => collection.drop_index(call.arguments.required_text("name")?),
                 _ => collection.drop_indexes(),
             };
+            if let Some(time) = call.arguments.millis("maxTimeMS")? {
+                action = action.max_time(time);
+            }
             let action = under_terms!(call, action);
             action.await?;
             Ok(Produced::Nothing)

@@ -1,6 +1,7 @@
 //! Whether an error is the expected one (`expectedError`).
 
 use bson::{Bson, Document, doc};
+use stepdown_driver::CollectionBulkWriteResult;
 use stepdown_driver::client::InsertManyResult;
 use stepdown_driver::error::{Error, ErrorKind, WriteConcernError, WriteError, WriteFailure};
 
@@ -13,7 +14,12 @@ use crate::unified::matching::{Names, matches};
 ///
 /// # Errors
 /// The first difference.
-pub fn check(expected: &Document, error: &Error, names: &dyn Names) -> Result<(), String> {
+pub fn check(
+    operation: &str,
+    expected: &Document,
+    error: &Error,
+    names: &dyn Names,
+) -> Result<(), String> {
     for (assertion, value) in expected {
         let flag = || value.as_bool().ok_or_else(|| format!("{assertion} is no boolean"));
         match assertion.as_str() {
@@ -75,7 +81,7 @@ pub fn check(expected: &Document, error: &Error, names: &dyn Names) -> Result<()
                     .map_err(|problem| format!("writeConcernErrors: {problem}"))?;
             }
             "expectResult" => {
-                let result = partial_result(error).map(Bson::Document);
+                let result = partial_result(operation, error).map(Bson::Document);
                 matches(value, result.as_ref(), true, names)
                     .map_err(|problem| format!("expectResult: {problem}"))?;
             }
@@ -182,8 +188,8 @@ fn write_concern_errors(error: &Error) -> Vec<Document> {
     }
 }
 
-/// What a bulk write had done before it failed.
-fn partial_result(error: &Error) -> Option<Document> {
+/// What a bulk write had done before it failed: nothing, if its first command did.
+fn partial_result(operation: &str, error: &Error) -> Option<Document> {
     match &*error.kind {
         ErrorKind::BulkWrite(bulk) => bulk.partial_result.clone(),
         ErrorKind::InsertMany(many) => {
@@ -194,6 +200,7 @@ fn partial_result(error: &Error) -> Option<Document> {
                 _ => None,
             }
         }
+        _ if operation == "bulkWrite" => Some(CollectionBulkWriteResult::default().to_document()),
         _ => None,
     }
 }

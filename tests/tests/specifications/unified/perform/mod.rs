@@ -122,7 +122,7 @@ fn judge(
         Err(Failure::Test(message)) => return Err(Failure::Test(message)),
         Err(Failure::Driver(error)) => {
             if let Some(expected) = &operation.expect_error {
-                error::check(expected, &error, &case.entities)
+                error::check(&operation.name, expected, &error, &case.entities)
                     .map_err(|problem| Failure::test(format!("{problem}; the error is {error}")))?;
             } else if !operation.ignore_outcome && !propagate {
                 return Err(Failure::test(format!("unexpected error: {error}")));
