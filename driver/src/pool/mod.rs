@@ -682,4 +682,3 @@ fn label_overload(error: Error) -> Error {
 fn event_id(id: u64) -> u32 {
     u32::try_from(id).unwrap_or(u32::MAX)
 }
-

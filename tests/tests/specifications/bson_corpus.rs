@@ -1,6 +1,7 @@
 //! The BSON corpus, by the crate the driver uses: bytes, Extended JSON, and what is neither.
 
-use bson::{Binary, Bson, Document, RawDocumentBuf, Vector};
+use bson::binary::Vector;
+use bson::{Binary, Bson, Document, RawDocumentBuf};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -98,7 +99,9 @@ fn valid(case: &Value, bson_type: &str) -> Result<(), String> {
         let degenerate = Bson::Document(document_of(json)?).into_canonical_extjson();
         let expected = Bson::Document(document.clone()).into_canonical_extjson();
         if degenerate != expected {
-            return Err(format!("degenerate Extended JSON: expected {expected}, found {degenerate}"));
+            return Err(format!(
+                "degenerate Extended JSON: expected {expected}, found {degenerate}"
+            ));
         }
     }
     // What deprecated values are converted to is left to each driver: here they stay what they are.
@@ -155,9 +158,8 @@ fn vector(case: &Value, key: &str) -> Result<(), String> {
     if found != expected {
         return Err(format!("expected {expected:?}, found {found:?}"));
     }
-    let document: Document = [(key.to_owned(), Bson::Binary(Binary::from(&expected)))]
-        .into_iter()
-        .collect();
+    let document: Document =
+        [(key.to_owned(), Bson::Binary(Binary::from(&expected)))].into_iter().collect();
     match write(&document)? == canonical {
         true => Ok(()),
         false => Err("it is not written as the canonical bytes".to_owned()),
@@ -168,9 +170,8 @@ fn vector(case: &Value, key: &str) -> Result<(), String> {
 fn made_vector(case: &Value) -> Option<Result<Vector, String>> {
     let elements = case.get("vector")?.as_array()?;
     let padding = case.get("padding").and_then(Value::as_i64).unwrap_or(0);
-    let whole = |element: &Value| {
-        element.as_i64().ok_or_else(|| format!("{element} is no whole number"))
-    };
+    let whole =
+        |element: &Value| element.as_i64().ok_or_else(|| format!("{element} is no whole number"));
     let unpadded = |vector: Result<Vector, String>| match padding {
         0 => vector,
         _ => Err("only packed bits have padding".to_owned()),
@@ -209,9 +210,7 @@ fn made_vector(case: &Value) -> Option<Result<Vector, String>> {
 
 fn read_vector(bytes: &[u8], key: &str) -> Result<Vector, String> {
     match read(bytes)?.get(key) {
-        Some(Bson::Binary(binary)) => {
-            Vector::try_from(binary).map_err(|error| error.to_string())
-        }
+        Some(Bson::Binary(binary)) => Vector::try_from(binary).map_err(|error| error.to_string()),
         other => Err(format!("{other:?} is no binary")),
     }
 }

@@ -44,12 +44,13 @@ pub fn trial(file: TestFile, report: &Report) -> Trial {
 
 /// A pool, what it told, and who holds its connections.
 struct Stage {
-    sim: Sim,
-    pool: StandalonePool,
-    events: Arc<Mutex<Vec<CmapEvent>>>,
     held: RefCell<BTreeMap<String, PooledConnection>>,
     unnamed: RefCell<Vec<PooledConnection>>,
     threads: RefCell<BTreeMap<String, Thread>>,
+    events: Arc<Mutex<Vec<CmapEvent>>>,
+    pool: StandalonePool,
+    // Dropped last: connections go back through it.
+    sim: Sim,
 }
 
 /// A thread: what it is still to do, whether it does something, and what went wrong.
@@ -63,8 +64,7 @@ struct Thread {
 type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 fn run(test: &Value) -> Result<(), String> {
-    let sim =
-        Sim::builder().members(1).record(Record::Nothing).check_invariants(false).build();
+    let sim = Sim::builder().members(1).record(Record::Nothing).check_invariants(false).build();
     sim.elect();
     let host = sim.members()[0].name.to_string();
     if let Some(fail_point) = test.get("failPoint") {
@@ -316,9 +316,7 @@ fn type_of(event: &CmapEvent) -> &'static str {
 fn fields(event: &CmapEvent) -> bson::Document {
     let mut fields = bson::doc! { "type": type_of(event), "address": event.address().to_string() };
     let number = |number: u32| Bson::Int32(i32::try_from(number).unwrap_or(i32::MAX));
-    let millis = |time: Duration| {
-        Bson::Int32(i32::try_from(time.as_millis()).unwrap_or(i32::MAX))
-    };
+    let millis = |time: Duration| Bson::Int32(i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
     match event {
         CmapEvent::PoolCreated(event) => {
             let given = &event.options;
