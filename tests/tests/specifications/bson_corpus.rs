@@ -70,7 +70,7 @@ fn valid(case: &Value, bson_type: &str) -> Result<(), String> {
     if let Some(json) = text(case, "canonical_extjson") {
         let expected = parse(json)?;
         let found = Bson::Document(document.clone()).into_canonical_extjson();
-        if found != expected {
+        if numbers(found.clone()) != numbers(expected.clone()) {
             return Err(format!("canonical Extended JSON: expected {expected}, found {found}"));
         }
         let lossy = case.get("lossy").and_then(Value::as_bool).unwrap_or(false);
@@ -97,7 +97,7 @@ fn valid(case: &Value, bson_type: &str) -> Result<(), String> {
     }
     if let Some(json) = text(case, "degenerate_extjson") {
         let degenerate = Bson::Document(document_of(json)?).into_canonical_extjson();
-        let expected = Bson::Document(document.clone()).into_canonical_extjson();
+        let expected = Bson::Document(document).into_canonical_extjson();
         if degenerate != expected {
             return Err(format!(
                 "degenerate Extended JSON: expected {expected}, found {degenerate}"
@@ -206,6 +206,24 @@ fn made_vector(case: &Value) -> Option<Result<Vector, String>> {
             }),
         other => Err(format!("the type {other} is not known")),
     })
+}
+
+/// The same value with each double written in one way: the specification leaves open which.
+fn numbers(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| match value.as_str() {
+                Some(number) if key == "$numberDouble" => {
+                    let number = number.parse::<f64>().map(|number| number.to_bits().to_string());
+                    (key, number.map_or(value, Value::String))
+                }
+                _ => (key, numbers(value)),
+            });
+            Value::Object(fields.collect())
+        }
+        Value::Array(elements) => Value::Array(elements.into_iter().map(numbers).collect()),
+        other => other,
+    }
 }
 
 fn read_vector(bytes: &[u8], key: &str) -> Result<Vector, String> {

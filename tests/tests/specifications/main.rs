@@ -29,8 +29,8 @@ mod unified;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -41,6 +41,8 @@ use unified::{Deployment, Outcome};
 
 /// The environment variable that says where the specifications are.
 const VARIABLE: &str = "STEPDOWN_SPECIFICATIONS";
+/// What is known to fail.
+static KNOWN: LazyLock<Result<KnownFailures, String>> = LazyLock::new(KnownFailures::read);
 /// How much stack a thread has that runs cases: futures are large in debug builds.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -106,13 +108,12 @@ fn trials(arguments: &Arguments, report: &Report) -> Vec<Trial> {
 /// Runs the files of the unified test format, and makes their cases tests whose outcome is known.
 fn run_unified(files: &[TestFile], arguments: &Arguments, report: &Report) -> Vec<Trial> {
     let uri = std::env::var(unified::VARIABLE).ok().filter(|uri| !uri.is_empty());
-    // What fails elsewhere says nothing about other deployments.
-    let known = match &uri {
-        None => match KnownFailures::read() {
-            Ok(known) => known,
-            Err(error) => return vec![failing("known failures", error)],
-        },
-        Some(_) => KnownFailures::default(),
+    let none = KnownFailures::default();
+    // What fails in a world says nothing about other deployments.
+    let known = match (&uri, &*KNOWN) {
+        (None, Ok(known)) => known,
+        (None, Err(error)) => return vec![failing("known failures", error.clone())],
+        (Some(_), _) => &none,
     };
     let chosen =
         |file: &TestFile, case: &str| is_chosen(arguments, &format!("{}::{case}", file.name));
@@ -158,7 +159,7 @@ fn run_unified(files: &[TestFile], arguments: &Arguments, report: &Report) -> Ve
             outcomes.into_inner().expect("no worker panics with the lock").into_iter();
         for case in names {
             let outcome = outcomes.next().flatten();
-            trials.push(judged(file, case, outcome, &known, report));
+            trials.push(judged(file, case, outcome, known, report));
         }
     }
     if let Err(error) = known.prune() {
@@ -232,10 +233,21 @@ fn case(
     run: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Trial {
     let (file, case, report) = (file.name.clone(), case.to_owned(), report.clone());
-    Trial::test(format!("{file}::{case}"), move || {
-        let outcome = run();
-        let verdict = outcome.clone().map_or_else(Verdict::Failed, |()| Verdict::Passed);
-        report.add(&file, &case, verdict);
-        outcome.map_err(Failed::from)
+    let name = format!("{file}::{case}");
+    Trial::test(name.clone(), move || {
+        let known = KNOWN.as_ref().ok().and_then(|known| known.reason(&name));
+        let verdict = match (run(), known) {
+            (Ok(()), None) => Verdict::Passed,
+            (Ok(()), Some(_)) => {
+                Verdict::Failed("it passes: take it off the list of known failures".to_owned())
+            }
+            (Err(message), None) => Verdict::Failed(message),
+            (Err(message), Some(_)) => Verdict::KnownFailure(message),
+        };
+        report.add(&file, &case, verdict.clone());
+        match verdict {
+            Verdict::Failed(message) => Err(Failed::from(message)),
+            _ => Ok(()),
+        }
     })
 }
