@@ -10,6 +10,9 @@ use crate::mongod::Mongod;
 use crate::mongod::auth::user::UserName;
 use crate::mongod::error::{BAD_VALUE, CommandError};
 
+/// The most rounds of hashing that a password is given.
+const ITERATIONS_MAX: i64 = 1_000_000;
+
 /// The hash of a mechanism; `None` if it is not a SCRAM one.
 pub(super) fn hash_of(mechanism: &str) -> Option<Hash> {
     match mechanism {
@@ -47,7 +50,8 @@ pub(crate) fn credential(
         Hash::Sha1 => ("scramIterationCount", 16),
         Hash::Sha256 => ("scramSHA256IterationCount", 28),
     };
-    let iterations = server.parameters.number(parameter).clamp(1, i64::from(i32::MAX)) as i32;
+    // More would keep everybody else waiting for too long.
+    let iterations = server.parameters.number(parameter).clamp(1, ITERATIONS_MAX) as i32;
     let prepared = match (hash, digest) {
         (Hash::Sha1, false) => password.to_owned(),
         _ => hash
