@@ -430,7 +430,9 @@ impl Mongod {
         let client = self.clients.get_mut(request.answer.connection).expect("checked by run");
         let wrote = client.last_op > request.last_op_before;
         if !wrote {
-            if outcome.is_err() || request.spec.gate == Gate::Read {
+            let waits_all_the_same =
+                outcome.as_ref().err().is_none_or(|error| found_by_looking(error.code));
+            if !waits_all_the_same || request.spec.gate == Gate::Read {
                 self.finish(now, request, outcome, None);
                 return;
             }
@@ -742,6 +744,19 @@ fn check_documents(message: &Message) -> Result<(), CommandError> {
     check_nesting(&message.body)?;
     let mut documents = message.sequences.iter().flat_map(|(_, documents)| documents);
     documents.try_for_each(|document| check_nesting(document))
+}
+
+/// Whether a write that fails with this had looked at the data before: then, measured, its write concern
+/// is waited for as if it had written. What is wrong with a request itself is answered at once.
+fn found_by_looking(code: i32) -> bool {
+    matches!(
+        code,
+        crate::mongod::error::NAMESPACE_NOT_FOUND
+            | crate::mongod::error::INDEX_NOT_FOUND
+            | crate::mongod::error::NAMESPACE_EXISTS
+            | crate::mongod::error::INDEX_OPTIONS_CONFLICT
+            | crate::mongod::error::INDEX_KEY_SPECS_CONFLICT
+    )
 }
 
 /// The cursor that a reply leaves open.

@@ -36,6 +36,7 @@ pub(crate) fn failed() -> CommandError {
 }
 
 /// `{conversationId, done, payload}`.
+#[cfg(feature = "auth")]
 fn exchange(done: bool, payload: Vec<u8>) -> RawDocumentBuf {
     rawdoc! {
         "conversationId": 1,

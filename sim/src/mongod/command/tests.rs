@@ -15,6 +15,7 @@ use crate::random::RandomStream;
 mod bulk;
 mod catalog;
 mod cursors;
+mod operators;
 mod writes;
 
 const CLIENT: ConnectionId = ConnectionId(1);
