@@ -1,8 +1,7 @@
 //! Authentication: `saslStart`, `saslContinue`, `authenticate`, `logout`, `connectionStatus`, and what
 //! a client may begin in its hello already.
 
-use bson::{Binary, Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, rawdoc};
-use bson::{RawBsonRef, spec::BinarySubtype};
+use bson::{Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use stepdown_driver::Instant;
 
 use super::arguments::missing_field;
@@ -41,7 +40,7 @@ fn exchange(done: bool, payload: Vec<u8>) -> RawDocumentBuf {
     rawdoc! {
         "conversationId": 1,
         "done": done,
-        "payload": Binary { subtype: BinarySubtype::Generic, bytes: payload },
+        "payload": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: payload },
     }
 }
 
