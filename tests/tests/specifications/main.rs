@@ -123,9 +123,10 @@ fn run_unified(files: &[TestFile], arguments: &Arguments, report: &Report) -> Ve
         files.iter().map(|_| Mutex::default()).collect();
     if !arguments.list {
         let next = AtomicUsize::new(0);
-        let deploy = || match &uri {
+        let deploy = |auth: bool| match &uri {
+            // It controls access, or it does not.
             Some(uri) => Deployment::served(uri),
-            None => Ok(Deployment::simulated(1)),
+            None => Deployment::simulated(1, auth),
         };
         let work = || {
             loop {

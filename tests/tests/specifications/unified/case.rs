@@ -52,6 +52,15 @@ impl Stage {
         Ok(Stage { internal, facts, deployment })
     }
 
+    /// Whether a case of `file` could run here if only access were controlled.
+    pub fn lacks_auth_alone(&self, file: &Document, test: &Document) -> bool {
+        let controlled = Facts { auth: true, ..self.facts.clone() };
+        let meets = |facts: &Facts| {
+            [file, test].iter().all(|of| facts.meet(&documents(of, "runOnRequirements")).is_ok())
+        };
+        !meets(&self.facts) && meets(&controlled)
+    }
+
     /// Runs a case of `file`.
     pub fn play(&self, file: &Document, test: &Document) -> Outcome {
         for of in [file, test] {

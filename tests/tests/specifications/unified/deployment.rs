@@ -21,6 +21,10 @@ use super::requirements::Facts;
 /// The environment variable that names a deployment to run the cases on, over TCP.
 pub const VARIABLE: &str = "STEPDOWN_URI";
 
+/// Who may do everything where access is controlled.
+const USER: &str = "runner";
+const PASSWORD: &str = "runs";
+
 /// A deployment, and what drives the tasks that use it.
 pub struct Deployment {
     engine: Engine,
@@ -47,20 +51,34 @@ enum Transports {
 }
 
 impl Deployment {
-    /// Three members that have elected a primary, in a new world of virtual time.
-    pub fn simulated(seed: u64) -> Self {
+    /// Three members that have elected a primary, in a new world of virtual time. With `auth` they
+    /// control access, and their clients are the one user there is, who may do everything.
+    ///
+    /// # Errors
+    /// What making that user fails with.
+    pub fn simulated(seed: u64, auth: bool) -> Result<Self, String> {
         let sim = Sim::builder()
             .seed(seed)
             .members(3)
+            .auth(auth)
             .record(Record::Nothing)
             .check_invariants(false)
             .build();
         sim.elect();
         let hosts: Vec<String> =
             sim.members().iter().map(|member| member.name.to_string()).collect();
-        let uri = format!("mongodb://{}/?replicaSet={}", hosts.join(","), sim.set_name());
+        let (hosts, set_name) = (hosts.join(","), sim.set_name());
+        let mut uri = format!("mongodb://{hosts}/?replicaSet={set_name}");
+        if auth {
+            sim.block_on(make_user(&uri, sim.transport("operator")))
+                .map_err(|error| format!("making a user: {error}"))?;
+            uri = format!(
+                "mongodb://{USER}:{PASSWORD}@{hosts}/?replicaSet={set_name}&authSource=admin\
+                 &authMechanism=SCRAM-SHA-1"
+            );
+        }
         let way = Way { uri: uri.into(), transport: Transports::World(sim.clone()) };
-        Deployment { engine: Engine::World(sim), way }
+        Ok(Deployment { engine: Engine::World(sim), way })
     }
 
     /// The deployment at `uri`.
@@ -127,6 +145,18 @@ impl Way {
         let options = self.options(&Document::new(), host)?;
         Client::with_transport(options, self.transport("runner")).map_err(|error| error.to_string())
     }
+}
+
+/// Makes the user all others are, while there is none.
+async fn make_user(uri: &str, transport: Arc<dyn Transport>) -> stepdown_driver::Result<()> {
+    let client = Client::with_transport(uri, transport)?;
+    let user = doc! {
+        "createUser": USER, "pwd": PASSWORD, "roles": ["root"], "mechanisms": ["SCRAM-SHA-1"],
+        "writeConcern": { "w": "majority" },
+    };
+    client.database("admin").run_command(user).await?;
+    client.close().await;
+    Ok(())
 }
 
 async fn facts(client: &Client, uri: &str) -> Result<Facts, String> {

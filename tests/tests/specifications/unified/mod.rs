@@ -133,13 +133,14 @@ pub fn case_names(file: &Value) -> Vec<String> {
     if names.is_empty() { vec!["the file".to_owned()] } else { names }
 }
 
-/// Runs the cases of a file that `selected` picks by their position, on what `deploy` makes: once
-/// for the file, and again after a case that did not pass and may have left things behind.
+/// Runs the cases of a file that `selected` picks by their position, on what `deploy` makes, with or
+/// without control of access: once for the file, and again after a case that did not pass and may have
+/// left things behind.
 pub fn run_file(
     name: &str,
     file: &Value,
     selected: &dyn Fn(usize) -> bool,
-    deploy: &dyn Fn() -> Result<Deployment, String>,
+    deploy: &dyn Fn(bool) -> Result<Deployment, String>,
 ) -> Vec<Option<Outcome>> {
     let expectation = Expectation::of(name);
     let count = case_names(file).len();
@@ -174,10 +175,12 @@ fn run_cases(
     file: &Document,
     count: usize,
     selected: &dyn Fn(usize) -> bool,
-    deploy: &dyn Fn() -> Result<Deployment, String>,
+    deploy: &dyn Fn(bool) -> Result<Deployment, String>,
 ) -> Vec<Option<Outcome>> {
     let tests = documents(file, "tests");
     let mut stage: Option<case::Stage> = None;
+    // Where access is controlled; made for those cases that ask for it.
+    let mut controlled: Option<case::Stage> = None;
     let mut outcomes = Vec::with_capacity(count);
     for (index, test) in tests.iter().enumerate() {
         if !selected(index) {
@@ -189,11 +192,11 @@ fn run_cases(
             continue;
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            if stage.is_none() {
-                stage = Some(case::Stage::new(deploy()?)?);
+            let open = ready(&mut stage, || deploy(false))?;
+            if !open.lacks_auth_alone(file, test) {
+                return Ok(open.play(file, test));
             }
-            let Some(stage) = &stage else { return Err("there is no stage".to_owned()) };
-            Ok(stage.play(file, test))
+            Ok(ready(&mut controlled, || deploy(true))?.play(file, test))
         }));
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
@@ -202,12 +205,23 @@ fn run_cases(
         };
         if matches!(outcome, Outcome::Failed(_)) {
             // What is left of it may panic once more while it is dropped.
-            let left = stage.take();
+            let left = (stage.take(), controlled.take());
             let _dropped = catch_unwind(AssertUnwindSafe(|| drop(left)));
         }
         outcomes.push(Some(outcome));
     }
     outcomes
+}
+
+/// The stage, made if there is none.
+fn ready(
+    stage: &mut Option<case::Stage>,
+    deploy: impl FnOnce() -> Result<Deployment, String>,
+) -> Result<&case::Stage, String> {
+    match stage {
+        Some(stage) => Ok(stage),
+        none => Ok(none.insert(case::Stage::new(deploy()?)?)),
+    }
 }
 
 /// The documents of an array, none if there is no such array.
