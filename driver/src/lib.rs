@@ -40,6 +40,18 @@
 //! alone. (`cargo tree -p stepdown-driver --no-default-features -e normal --prefix none`, each name and
 //! version once.)
 //!
+//! # What there is
+//!
+//! CRUD with every option, [bulk writes](Client::bulk_write), [sessions](ClientSession) with
+//! [transactions](ClientSession::with_transaction), [change streams](ChangeStream), [GridFS](gridfs),
+//! indexes, collections, any command; time limits by `timeoutMS` on the client, on databases and
+//! collections ([`client::CollectionOptions`]), sessions and by `.timeout(..)` on every action;
+//! [events](event), log messages, [spans](telemetry), [hooks](event::CommandHooks), a
+//! [watcher](Client::watch_topology) of the topology and [figures](Client::stats) of each member.
+//!
+//! The deployment is a replica set. Sharded clusters are reached through one mongos at a time: their
+//! transactions are not pinned to one, and carry no recovery token.
+//!
 //! # Rooms
 //!
 //! What decides is pure and takes the time as an argument: `sdam` (what is believed), `selection`, the
