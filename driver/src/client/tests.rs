@@ -3,6 +3,7 @@
 mod bulk;
 mod change_streams;
 mod limits;
+mod prose;
 mod transactions;
 mod watching;
 
