@@ -34,6 +34,7 @@
 //! | `tls` | yes | TLS 1.2 and 1.3 with rustls, over any transport | 52 |
 //! | `snappy`, `zlib`, `zstd` | | the compressors of OP_COMPRESSED | 43, 47, 45 |
 //! | `srv` | | real DNS for `mongodb+srv://` | 110 |
+//! | `tracing`, `opentelemetry` | | log messages, spans | 45, 45 |
 //!
 //! Thirty-nine of the crates without features are `bson` and what it cannot be built without; the driver
 //! adds `futures-core`, `percent-encoding`, and itself is not counted. Seven of them run at build time
