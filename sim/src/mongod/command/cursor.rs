@@ -19,10 +19,10 @@ use super::scan::Scan;
 use super::spec::{CommandSpec, Gate};
 use super::wait::Wait;
 use super::{Operation, Outcome, ReadAt};
-use crate::mongod::Mongod;
 use crate::mongod::error::{self, CommandError};
 use crate::mongod::optime::Ts;
 use crate::mongod::session::lsid_text;
+use crate::mongod::{Mongod, ServerVersion};
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
@@ -466,11 +466,20 @@ pub(crate) fn read_at(
     read_concern: ReadConcern,
     at_cluster_time: Option<Ts>,
 ) -> Result<ReadAt, CommandError> {
+    let asks_first = at_cluster_time.is_none();
     let at = match at_cluster_time {
         Some(ts) => ReadAt::Timestamp(ts),
         None if read_concern == operation.read_concern => server.read_at(operation),
         None => server.read_at(&Operation { read_concern, ..operation.clone() }),
     };
+    if let ReadAt::Timestamp(ts) = at
+        && asks_first
+        && read_concern.level == ReadConcernLevel::Snapshot
+        && server.options.version < ServerVersion::V8_0
+        && let Some(Ok((_, RawBsonRef::String(collection)))) = operation.body.iter().next()
+    {
+        server.storage.check_minimum(&operation.namespace(collection), ts)?;
+    }
     let oldest = server.storage.oldest();
     match at {
         ReadAt::Timestamp(ts) if ts < oldest => {

@@ -229,6 +229,14 @@ impl Mongod {
     fn gate(&self, request: &Request) -> Result<(), CommandError> {
         let hello_ok =
             self.clients.get(request.answer.connection).is_some_and(|client| client.hello_ok);
+        // A transaction is the primary's, whatever its statements do.
+        let in_transaction = request.operation.transaction().is_some();
+        if in_transaction && self.repl.set_name.is_some() && !self.repl.is_writable() {
+            return Err(CommandError::new(
+                NOT_WRITABLE_PRIMARY,
+                if hello_ok { "not primary" } else { "not master" },
+            ));
+        }
         // The `local` database is everybody's own.
         let is_local = request.operation.db == "local";
         match request.spec.gate {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bson::raw::{RawArrayBuf, cstr};
-use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{RawBson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
 use stepdown_driver::Instant;
 
 use super::aggregate::view_documents;
@@ -126,8 +126,8 @@ impl<'a> Find<'a> {
         }
         if find.tailable && find.single_batch {
             return Err(CommandError::new(
-                error::FAILED_TO_PARSE,
-                "Cannot use tailable option with the 'singleBatch' option",
+                error::BAD_VALUE,
+                "cannot use tailable option with the 'singleBatch' option",
             ));
         }
         Ok(find)
@@ -202,6 +202,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
             tailable: find.tailable,
         }))
     };
+    let mut follows = find.tailable;
     let source = if namespace == "local.oplog.rs" && sort.is_empty() {
         let last = if backwards { Ts::MAX } else { oplog_start(filter) };
         scan(Target::Oplog { last, read: false, backwards })
@@ -210,7 +211,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
         ready(found, &sort, &output, find.skip, limit).map_err(in_executor)?
     } else {
         let Some(view) = server.storage.collection(&namespace, at) else {
-            return Ok(empty_reply(&namespace, at_cluster_time));
+            return Ok(list_reply(&namespace, []));
         };
         if find.tailable && !view.is_capped() {
             return Err(CommandError::new(
@@ -221,6 +222,8 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
                 ),
             ));
         }
+        // Measured: there is no end of an empty collection to wait at.
+        follows = find.tailable && view.scan(None).next().is_some();
         let shown = Shown {
             matcher: &matcher,
             sort: find.sort,
@@ -261,7 +264,7 @@ fn find(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, Co
         at_cluster_time,
         lsid: op.session.map(|session| session.lsid),
         transaction: op.transaction(),
-        tailable: find.tailable,
+        tailable: follows,
         await_data: find.await_data,
         no_timeout: find.no_cursor_timeout,
         used: now,
@@ -343,18 +346,6 @@ pub(crate) fn match_documents(
         }
     }
     Ok(found)
-}
-
-fn empty_reply(namespace: &str, at_cluster_time: Option<Ts>) -> Outcome {
-    match at_cluster_time {
-        None => list_reply(namespace, []),
-        Some(ts) => Outcome::Reply(rawdoc! {
-            "cursor": {
-                "id": 0_i64, "ns": namespace, "firstBatch": [],
-                "atClusterTime": Timestamp::from(ts),
-            },
-        }),
-    }
 }
 
 /// What a message about a hint shows of the query.

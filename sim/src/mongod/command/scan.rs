@@ -133,8 +133,9 @@ impl Scan {
                     return Err(CommandError::new(
                         error::CAPPED_POSITION_LOST,
                         format!(
-                            "CollectionScan died due to position in capped collection being deleted. \
-                             Last seen record id: RecordId({})",
+                            "Executor error during getMore :: caused by :: CollectionScan died due \
+                             to failure to restore tailable cursor position. Last seen record id: \
+                             RecordId({})",
                             last.map_or(0, |last| last.0)
                         ),
                     ));
