@@ -12,6 +12,7 @@ use super::command::OplogDraft;
 use super::command::UnfinishedBatch;
 use super::command::client::Clients;
 use super::command::cursor::Cursors;
+use super::command::defaults::Defaults;
 use super::command::fail_point::FailPoints;
 use super::command::operations::Counters;
 use super::command::parameters::Parameters;
@@ -96,6 +97,8 @@ pub struct Mongod {
     pub(crate) spare_boxes: SpareBoxes,
     /// What this process has lived through, for who looks on.
     pub(crate) landmarks: Landmarks,
+    /// What `config.settings` says of default concerns, once it was read.
+    pub(crate) defaults_cache: std::cell::RefCell<Option<Arc<Defaults>>>,
     peers: Vec<Arc<str>>,
     wake_flags: u8,
 }
@@ -142,10 +145,13 @@ impl Mongod {
             noop_objects: Vec::new(),
             spare_boxes: SpareBoxes::default(),
             landmarks: Landmarks::default(),
+            defaults_cache: Default::default(),
             peers: Vec::new(),
             wake_flags: 0,
         };
         mongod.storage.set_oplog_size(mongod.options.oplog_size_bytes);
+        let start = mongod.startup_document(now);
+        mongod.storage.note_start(start);
         mongod.recover(now, files.clean);
         mongod
     }
@@ -217,7 +223,7 @@ impl Mongod {
             }
             Input::ClientBytes { connection, bytes } => self.client_bytes(now, connection, &bytes),
             Input::ClientClosed { connection } => self.client_closed(connection),
-            Input::Terminate => self.begin_shutdown(now, Self::shutdown_timeout_by_signal()),
+            Input::Terminate => self.begin_shutdown(now, self.shutdown_timeout_by_signal(), true),
         }
         self.settle(now);
     }
@@ -282,6 +288,9 @@ impl Mongod {
     /// # Errors
     /// What applying it says (duplicate key, no such collection); nothing is written then.
     pub(crate) fn log(&mut self, now: Instant, draft: OplogDraft) -> Result<OpTime, CommandError> {
+        if draft.ns.starts_with("local.") {
+            return self.write_unreplicated(now, draft);
+        }
         assert!(self.repl.is_writable(), "{} logs without leading", self.options.host);
         if self.storage.is_in_transaction() {
             self.storage.stage(draft.into())?;
@@ -316,6 +325,7 @@ impl Mongod {
             return Err(error);
         }
         self.sessions.observe(&entry);
+        self.note_defaults(&entry);
         self.repl.applied = Position { optime, wall_millis: entry.wall_millis };
         self.timers.set_earlier(Timer::Journal, now + super::repl::JOURNAL_INTERVAL);
         self.wake(WAKE_DATA | WAKE_COMMIT);
@@ -376,6 +386,29 @@ impl Mongod {
             _ => false,
         };
         if in_use { Err(super::storage::write_conflict()) } else { Ok(()) }
+    }
+
+    /// A write to `local`: on every member, in no oplog. It has no optime.
+    fn write_unreplicated(
+        &mut self,
+        now: Instant,
+        draft: OplogDraft,
+    ) -> Result<OpTime, CommandError> {
+        let entry = OplogEntry {
+            optime: OpTime::NULL,
+            wall_millis: self.wall_millis(now),
+            kind: draft.kind,
+            ns: draft.ns,
+            collection_uuid: draft.collection_uuid,
+            object: draft.object,
+            object2: draft.object2,
+            upsert: draft.upsert,
+            session: None,
+            cache: Default::default(),
+        };
+        self.storage.write_unreplicated(&entry)?;
+        self.wake(WAKE_DATA);
+        Ok(OpTime::NULL)
     }
 
     /// The member's wall clock, in milliseconds since the Unix epoch.
@@ -475,7 +508,8 @@ impl Mongod {
         match reply {
             PeerReply::Heartbeat(reply) => {
                 let config = self.repl.config.as_deref();
-                let document = reply.to_document(config, written);
+                let name = self.repl.set_name.as_deref().unwrap_or_default();
+                let document = reply.to_document(name, config, written);
                 let back = HeartbeatReply::from_document(&document, config);
                 assert_eq!(back.as_ref(), Ok(&**reply), "a heartbeat reply is not its document");
             }

@@ -13,6 +13,7 @@ use super::spec::{CommandSpec, Gate};
 use super::wait::Wait;
 use crate::mongod::error::{CLIENT_METADATA_CANNOT_BE_MUTATED, CommandError, SHUTDOWN_IN_PROGRESS};
 use crate::mongod::optime::OpTime;
+use crate::mongod::repl::LeaderPhase;
 use crate::mongod::{Mongod, ServerVersion};
 use crate::trace::MemberState;
 
@@ -76,10 +77,7 @@ fn hello(
             SHUTDOWN_IN_PROGRESS,
             "The server is in quiesce mode and will shut down",
         )
-        .with_extra(rawdoc! {
-            "remainingQuiesceTimeMillis": remaining,
-            "topologyVersion": server.topology_version(),
-        }));
+        .with_extra(rawdoc! { "remainingQuiesceTimeMillis": remaining }));
     }
     let legacy = operation.name != "hello";
     let mut reply = RawDocumentBuf::new();
@@ -179,7 +177,10 @@ fn awaited(
     now: Instant,
     operation: &Operation,
 ) -> Result<Option<Wait>, CommandError> {
-    let version = operation.body.get_document("topologyVersion").ok();
+    let version = match operation.argument("topologyVersion") {
+        None => None,
+        Some(value) => Some(super::arguments::document("hello.topologyVersion", value)?),
+    };
     let await_millis = match operation.argument("maxAwaitTimeMS") {
         None => None,
         Some(value) => Some(match value {
@@ -335,7 +336,10 @@ impl Mongod {
         reply.append(cstr!("setVersion"), config.version as i32);
         let state = repl.state();
         let writable = repl.is_writable();
-        let secondary = state == MemberState::Secondary || (repl.leader.is_some() && !writable);
+        // Who has won but not drained says secondary; who steps down says neither (measured).
+        let draining =
+            repl.leader.as_ref().is_some_and(|leader| leader.phase == LeaderPhase::CatchUp);
+        let secondary = state == MemberState::Secondary || draining;
         reply.append(writable_field, writable);
         reply.append(cstr!("secondary"), secondary);
         if let Some(primary) = repl.primary {

@@ -243,11 +243,16 @@ impl Mongod {
         let in_initial_sync = state == MemberState::Startup2;
         let shown =
             |position: Position| if in_initial_sync { Position::default() } else { position };
-        let (applied, durable) = (shown(repl.applied), shown(repl.durable));
+        let (applied, mut durable) = (shown(repl.applied), shown(repl.durable));
+        if state == MemberState::Arbiter {
+            // It keeps nothing (measured).
+            durable = Position::default();
+        }
         HeartbeatReply {
             state,
             electable: repl.leader.is_some() || self.could_stand(now),
-            has_data: request.check_empty && self.storage.has_data(),
+            // Who is in a set is told by its configuration.
+            has_data: request.check_empty && config.is_none() && self.storage.has_data(),
             config_version,
             config_term,
             config: if send_config { config.cloned() } else { None },
@@ -342,7 +347,6 @@ impl Mongod {
         if self.repl.sync.source() == Some(index) {
             self.drop_sync_source(now, "it is held to be down");
         }
-        self.check_majority(now);
     }
 
     fn heartbeat_succeeded(&mut self, now: Instant, index: usize, reply: &HeartbeatReply) {
@@ -351,8 +355,7 @@ impl Mongod {
         let first_contact;
         {
             let member = &mut self.repl.members[index];
-            let micros = (now - member.sent_at).as_micros() as u64;
-            member.pinged(micros);
+            member.pinged((now - member.sent_at).as_millis() as u64);
             member.tries = 0;
             member.last_update = now;
             member.last_reply = Some(now);
@@ -450,24 +453,35 @@ impl Mongod {
         }
     }
 
-    /// The earliest silence that has lasted the election timeout.
+    /// The earliest silence that has lasted the election timeout. Only silence costs a primary its role:
+    /// members whose heartbeats fail are down at once, and yet it leads on for so long (measured).
     pub(crate) fn fire_liveness(&mut self, now: Instant) {
         let timeout = self.election_timeout();
         let mut next = Instant::NEVER;
+        let mut any_silent = false;
         for index in 0..self.repl.members.len() {
-            let member = &self.repl.members[index];
-            if Some(index) == self.repl.self_index || !member.is_up() {
+            let member = &mut self.repl.members[index];
+            if Some(index) == self.repl.self_index
+                || member.stale_update == Some(member.last_update)
+            {
                 continue;
             }
             let silent_at = member.last_update + timeout;
             if silent_at <= now {
-                self.mark_down(now, index, "no response within election timeout period");
+                member.stale_update = Some(member.last_update);
+                any_silent = true;
+                if member.is_up() {
+                    self.mark_down(now, index, "no response within election timeout period");
+                }
             } else {
                 next = next.min(silent_at);
             }
         }
         // Members that come back are seen by heartbeats; look again then.
         self.timers.set(Timer::Liveness, next.min(now + timeout));
+        if any_silent {
+            self.check_majority(now);
+        }
     }
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {

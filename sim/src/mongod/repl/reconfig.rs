@@ -9,6 +9,7 @@ use stepdown_driver::Instant;
 use super::config::{MemberConfig, ReplSetConfig, compatible, same_host};
 use super::{ElectionReason, Position};
 use crate::mongod::command::wait::Waiting;
+use crate::mongod::command::write_concern::{W, WriteConcern};
 use crate::mongod::error::{
     ALREADY_INITIALIZED, CONFIGURATION_IN_PROGRESS, CommandError, INVALID_REPLICA_SET_CONFIG,
     NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, NO_REPLICATION_ENABLED, NODE_NOT_ELECTABLE,
@@ -151,7 +152,12 @@ impl Mongod {
         self.set_follower(now, MemberState::Recovering, "initiated");
         self.set_follower(now, MemberState::Secondary, "consistent");
         self.arm_election_timer(now);
-        self.elect_single_node(now);
+        if self.repl.members.len() == 1 {
+            // There is nobody to sync from, and that is the last it says of it.
+            self.repl.sync_source_info = "Could not find member to sync from";
+        }
+        // A set of one does not wait, though it says that it did.
+        self.elect_alone(now, ElectionReason::ElectionTimeout);
     }
 
     // ---- reconfiguration
@@ -202,7 +208,9 @@ impl Mongod {
                 && !member.arbiter_only
                 && before.is_none_or(|before| before.votes == 0 || before.newly_added);
         }
-        compatible(&old, &new, false).map_err(incompatible)?;
+        let custom = self.custom_write_concern();
+        compatible(&old, &new, false, custom.is_some()).map_err(incompatible)?;
+        keeps_mode(custom.as_ref(), &new)?;
         let own = self.index_in(&new)?;
         self.begin_quorum_check(now, Arc::new(new), own, false);
         Ok(true)
@@ -225,7 +233,9 @@ impl Mongod {
         new.version = new.version.max(old.version).saturating_add(jump);
         new.term = -1;
         new.settings.replica_set_id = new.settings.replica_set_id.or(old.settings.replica_set_id);
-        compatible(&old, &new, true).map_err(incompatible)?;
+        let custom = self.custom_write_concern();
+        compatible(&old, &new, true, custom.is_some()).map_err(incompatible)?;
+        keeps_mode(custom.as_ref(), &new)?;
         self.index_in(&new)?;
         self.store_config(&new);
         self.install_config(now, Arc::new(new), "replSetReconfig with force");
@@ -381,7 +391,11 @@ fn shown_with_version(given: &Document) -> String {
 }
 
 fn initial_config(given: &Document) -> Result<ReplSetConfig, CommandError> {
-    let config = ReplSetConfig::from_document(given)?;
+    let mut given = given.clone();
+    if !given.contains_key("version") {
+        given.insert("version", 1);
+    }
+    let config = ReplSetConfig::from_document(&given)?;
     if config.members.iter().any(|member| member.newly_added) {
         return Err(CommandError::new(
             INVALID_REPLICA_SET_CONFIG,
@@ -393,6 +407,19 @@ fn initial_config(given: &Document) -> Result<ReplSetConfig, CommandError> {
 
 fn not_yet_initialized() -> CommandError {
     CommandError::new(NOT_YET_INITIALIZED, "no replset config has been received")
+}
+
+/// The mode of the set's default write concern may not go.
+fn keeps_mode(custom: Option<&WriteConcern>, new: &ReplSetConfig) -> Result<(), CommandError> {
+    match custom.map(|concern| &concern.w) {
+        Some(W::Mode(mode)) if !new.settings.modes.contains_key(mode) => Err(CommandError::new(
+            NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE,
+            "May not remove custom write concern definition from config while it is in use as the \
+             default write concern. Change the default write concern to a non-conflicting setting \
+             and try the reconfig again.",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn incompatible(error: CommandError) -> CommandError {

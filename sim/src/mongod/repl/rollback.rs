@@ -92,6 +92,8 @@ impl Mongod {
             if let SyncState::RollingBack(rollback) = &mut self.repl.sync {
                 rollback.common = Some(common);
             }
+            // Before anything is undone, so that nobody follows this member past it.
+            self.bump_rbid();
             self.timers.set(Timer::Sync, now + ROLLBACK_DURATION);
         } else if let Some(oldest) = tail.last() {
             let before = crate::mongod::optime::Ts(oldest.ts.0 - 1);
@@ -116,11 +118,14 @@ impl Mongod {
     }
 
     fn finish_rollback(&mut self, now: Instant, common: OpTime, source: usize, source_rbid: i32) {
-        let undone = self.storage.rollback_to(common);
+        let mut undone = self.storage.rollback_to(common);
+        if !self.parameters.is_on("createRollbackDataFiles") {
+            undone.files.clear();
+        }
+        self.forget_defaults();
         let entry = self.storage.oplog().last().expect("the common point stays").clone();
         assert_eq!(entry.optime, common, "a rollback ends at the common point");
         self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
-        self.bump_rbid();
         let position = Position { optime: common, wall_millis: entry.wall_millis };
         self.repl.applied = position;
         self.repl.durable = position;
@@ -135,8 +140,7 @@ impl Mongod {
                 "finished: {count} entries undone back to {common}, {files} rollback files written"
             ),
         });
-        self.set_follower(now, MemberState::Recovering, "rollback done");
-        self.set_follower(now, MemberState::Secondary, "consistent");
+        self.set_follower(now, MemberState::Secondary, "rollback done");
         self.arm_election_timer(now);
         self.fetch(now, source, true, Some(source_rbid));
     }

@@ -23,10 +23,6 @@ const DENY_AFTER_ERROR: Duration = Duration::from_secs(10);
 const DENY_TOO_STALE: Duration = Duration::from_secs(60);
 /// A fetch that is not answered this long after its await time is given up.
 const NETWORK_BUFFER: Duration = Duration::from_secs(5);
-/// `maxSyncSourceLagSecs`.
-const SOURCE_LAG_SECONDS_MAX: u32 = 30;
-/// `changeSyncSourceThresholdMillis`: the primary is preferred within this of the best ping.
-const PING_THRESHOLD_MICROS: u64 = 5_000;
 /// One batch holds at most so many entries.
 const BATCH_ENTRIES_MAX: usize = 5_000;
 /// One batch holds at most so many bytes.
@@ -103,98 +99,13 @@ impl Mongod {
             Some((source, why)) => {
                 let host = self.repl.host(source);
                 self.event(now, || EventKind::SyncSource { source: Some(host), why: why.into() });
-                self.repl.sync_source_info = "";
                 if self.repl.primary.is_some_and(|primary| primary != source) {
                     self.pass(Landmark::ChainedSync);
                 }
                 self.fetch(now, source, true, None);
             }
-            None => {
-                self.repl.sync_source_info = "Could not find member to sync from";
-                self.timers.set(Timer::Sync, now + RETRY);
-            }
+            None => self.timers.set(Timer::Sync, now + RETRY),
         }
-    }
-
-    /// The member to sync from, and why it.
-    fn choose_sync_source(&self, now: Instant) -> Option<(usize, &'static str)> {
-        let config = self.repl.config.as_ref()?;
-        let self_index = self.repl.self_index?;
-        let own = &config.members[self_index];
-        let others = config.members.len() - 1;
-        let pings: u64 = self.repl.members.iter().map(|member| member.pings.min(2)).sum();
-        let heard_or_down = self
-            .repl
-            .members
-            .iter()
-            .enumerate()
-            .filter(|(index, member)| *index != self_index && member.state == MemberState::Down)
-            .count() as u64;
-        if pings + 2 * heard_or_down < 2 * others as u64 {
-            // The first round trips say nothing yet about who is near.
-            return None;
-        }
-        if !config.settings.chaining_allowed {
-            let primary = self.repl.primary?;
-            return self
-                .is_sync_candidate(now, primary)
-                .then_some((primary, "chaining is not allowed: the primary"));
-        }
-        let primary_ts = self.repl.primary.map(|index| self.repl.members[index].applied.optime.ts);
-        for strict in [true, false] {
-            let mut best: Option<usize> = None;
-            for index in 0..config.members.len() {
-                if index == self_index || !self.is_sync_candidate(now, index) {
-                    continue;
-                }
-                let its = &config.members[index];
-                let member = &self.repl.members[index];
-                let lags = primary_ts.is_some_and(|newest| {
-                    member.applied.optime.ts.seconds().saturating_add(SOURCE_LAG_SECONDS_MAX)
-                        < newest.seconds()
-                });
-                let second_choice = (own.is_voter() && !its.is_voter())
-                    || its.hidden
-                    || lags
-                    || its.delay > own.delay;
-                if strict && second_choice {
-                    continue;
-                }
-                let nearer =
-                    best.is_none_or(|b| member.ping_micros < self.repl.members[b].ping_micros);
-                if nearer {
-                    best = Some(index);
-                }
-            }
-            if let Some(best) = best {
-                let near = self.repl.members[best].ping_micros + PING_THRESHOLD_MICROS;
-                return Some(match self.repl.primary {
-                    Some(primary)
-                        if primary != self_index
-                            && self.is_sync_candidate(now, primary)
-                            && self.repl.members[primary].ping_micros <= near =>
-                    {
-                        (primary, "the primary, near enough to the nearest")
-                    }
-                    _ => (best, "the nearest that is ahead of me"),
-                });
-            }
-        }
-        None
-    }
-
-    fn is_sync_candidate(&self, now: Instant, index: usize) -> bool {
-        let Some(config) = &self.repl.config else { return false };
-        let member = &self.repl.members[index];
-        let own_builds = self.repl.own().is_some_and(|own| own.build_indexes);
-        member.is_up()
-            && matches!(member.state, MemberState::Primary | MemberState::Secondary)
-            && (config.members[index].build_indexes || !own_builds)
-            && member.denied_until <= now
-            && (member.applied.optime > self.repl.applied.optime
-                // An equal primary is taken so that its next write is not waited for by polling.
-                || (member.state == MemberState::Primary
-                    && member.applied.optime == self.repl.applied.optime))
     }
 
     /// Leaves the sync source.
@@ -380,14 +291,16 @@ impl Mongod {
         let mut entries = reply.entries;
         if first {
             let mine = self.repl.applied.optime;
-            if reply.last_applied < mine {
-                self.deny_sync_source(now, Duration::from_secs(1), "it is behind me");
+            // A source must be ahead, or two members that are equal could follow each other.
+            if reply.last_applied <= mine {
+                self.deny_sync_source(now, RETRY, "it is not ahead of me");
                 return;
             }
             let agrees = entries.first().is_some_and(|entry| entry.optime == mine);
             if !agrees {
                 if self.repl.leader.is_some() {
                     // A leader undoes nothing: it leads from where it is.
+                    self.repl.election_metrics.catch_ups_failed += 1;
                     self.end_catch_up(now, "the sync source does not have my last entry");
                 } else if mine.ts < reply.oldest {
                     self.too_stale(now);
@@ -424,7 +337,8 @@ impl Mongod {
             if let (true, Some(metrics)) =
                 (self.repl.leader.is_some(), &mut self.repl.candidate_metrics)
             {
-                metrics.catch_up_ops += count as i64;
+                *metrics.catch_up_ops.get_or_insert(0) += count as i64;
+                self.repl.election_metrics.catch_up_entries += count as i64;
             }
             self.wake(WAKE_DATA | WAKE_COMMIT);
             self.report_progress(now);
@@ -438,11 +352,11 @@ impl Mongod {
         if !matches!(&self.repl.sync, SyncState::Fetching(fetching) if fetching.source == source) {
             return;
         }
-        let seen = SourceView {
+        let seen = super::sync_source::SourceView {
             sync_source_index: reply.sync_source_index,
             last_applied: reply.last_applied,
         };
-        if let Some(why) = self.reason_to_change_source(source, &seen) {
+        if let Some(why) = self.reason_to_change_source(now, source, &seen) {
             self.drop_sync_source(now, why);
             return;
         }
@@ -488,32 +402,7 @@ impl Mongod {
             );
         }
         self.sessions.observe(entry);
-    }
-
-    fn reason_to_change_source(&self, source: usize, seen: &SourceView) -> Option<&'static str> {
-        let config = self.repl.config.as_ref()?;
-        if !config.settings.chaining_allowed
-            && self.repl.primary.is_some_and(|primary| primary != source)
-        {
-            return Some("chaining is not allowed and another member is primary");
-        }
-        if seen.sync_source_index < 0
-            && self.repl.primary != Some(source)
-            && seen.last_applied <= self.repl.applied.optime
-            && self.repl.primary.is_some_and(|primary| {
-                self.repl.members[primary].applied.optime > self.repl.applied.optime
-            })
-        {
-            return Some("it is not ahead of me, has no source itself and is not the primary");
-        }
-        let lags = self.repl.members.iter().enumerate().any(|(index, member)| {
-            index != source
-                && member.is_up()
-                && matches!(member.state, MemberState::Primary | MemberState::Secondary)
-                && seen.last_applied.ts.seconds().saturating_add(SOURCE_LAG_SECONDS_MAX)
-                    < member.applied.optime.ts.seconds()
-        });
-        lags.then_some("it lags behind another member by more than maxSyncSourceLagSecs")
+        self.note_defaults(entry);
     }
 
     fn too_stale(&mut self, now: Instant) {
@@ -598,10 +487,4 @@ impl Mongod {
             metrics.new_term_applied_millis = Some(wall_millis);
         }
     }
-}
-
-/// What a batch said of its source.
-struct SourceView {
-    sync_source_index: i32,
-    last_applied: crate::mongod::optime::OpTime,
 }

@@ -46,6 +46,11 @@ pub struct Storage {
     oldest_wanted: Ts,
     oldest: Ts,
     local: BTreeMap<String, RawDocumentBuf>,
+    /// The collections of `local`: everybody's own, in no oplog, durable at once.
+    unreplicated: catalog::Catalog,
+    unreplicated_writes: u64,
+    /// `local.startup_log`.
+    starts: Vec<Arc<RawDocumentBuf>>,
     past_sessions: BTreeMap<Uuid, SessionRecord>,
     transactions: transaction::OpenTransactions,
 }
@@ -199,6 +204,35 @@ impl Storage {
         Ok(parts)
     }
 
+    /// Applies an operation on a collection of `local`: it is in no oplog, and nothing takes it back.
+    ///
+    /// # Errors
+    /// As [`Storage::append`].
+    pub fn write_unreplicated(&mut self, entry: &OplogEntry) -> Result<(), CommandError> {
+        let ts = Ts(self.unreplicated_writes + 1);
+        let mark = self.unreplicated.mark();
+        if let Err(error) = apply::apply(&mut self.unreplicated, entry, ts) {
+            self.unreplicated.undo_to(mark);
+            return Err(error);
+        }
+        self.unreplicated_writes = ts.0;
+        self.unreplicated.prune(ts);
+        Ok(())
+    }
+
+    /// A process started on this data: one more document of `local.startup_log`.
+    pub fn note_start(&mut self, document: RawDocumentBuf) {
+        if self.starts.len() == STARTS_MAX {
+            self.starts.remove(0);
+        }
+        self.starts.push(Arc::new(document));
+    }
+
+    /// `local.startup_log`, oldest first.
+    pub fn starts(&self) -> &[Arc<RawDocumentBuf>] {
+        &self.starts
+    }
+
     /// Makes everything written so far survive a crash.
     pub fn flush_journal(&mut self) {
         self.durable = self.oplog.last_optime();
@@ -322,6 +356,10 @@ impl Storage {
     /// The collection of a namespace as of `at`, or as the entered transaction sees it; `None` if there
     /// is none.
     pub fn collection(&self, namespace: &str, at: ReadAt) -> Option<CollectionView<'_>> {
+        if namespace.starts_with("local.") {
+            let found = self.unreplicated.by_name_at(namespace, Ts::MAX);
+            return found.map(|collection| CollectionView::new(collection, Ts::MAX));
+        }
         if let Some(transaction) = self.transactions.entered() {
             return transaction.collection(&self.catalog, namespace);
         }
@@ -343,6 +381,12 @@ impl Storage {
     /// collection keeps pre-images; `operation` is its place in the entry.
     pub fn pre_image(&self, ts: Ts, operation: u64) -> Option<&Arc<RawDocumentBuf>> {
         self.catalog.pre_images.get(&(ts, operation))
+    }
+
+    /// The collections of `local` that are stored as such, by namespace.
+    pub fn local_collections(&self) -> Vec<CollectionView<'_>> {
+        let all = self.unreplicated.all_at(Ts::MAX).into_iter();
+        all.map(|(_, collection)| CollectionView::new(collection, Ts::MAX)).collect()
     }
 
     /// The last known of sessions whose entries are not in the oplog (any more): they fell off its old
@@ -393,6 +437,9 @@ impl Storage {
         self.oplog.reset(last);
     }
 }
+
+/// `local.startup_log` is capped.
+const STARTS_MAX: usize = 256;
 
 /// More past sessions than this, and those that have expired are let go.
 const MANY_SESSIONS: usize = 4096;

@@ -7,10 +7,11 @@ use bson::{RawDocumentBuf, Uuid};
 use crate::mongod::Mongod;
 use crate::mongod::command::Operation;
 use crate::mongod::error::CommandError;
-use crate::mongod::oplog_entry::{OpKind, OpSession, RetryImage};
+use crate::mongod::oplog_entry::{OpKind, OpSession, OplogEntry, RetryImage};
 use crate::mongod::optime::OpTime;
 use crate::mongod::session::incomplete_history;
 use crate::mongod::storage::inner_operations;
+use crate::mongod::storage::text::shell_document;
 
 /// A session and its transaction number, on a request outside a transaction.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,23 @@ pub(crate) struct Executed {
     /// `o`.
     pub object: Arc<RawDocumentBuf>,
     pub image: Option<RetryImage>,
+    /// The whole entry.
+    pub entry: Arc<OplogEntry>,
+}
+
+impl Executed {
+    /// How errors about a retry of another kind end: with the entry.
+    pub(crate) fn told(&self) -> String {
+        let mut shown = RawDocumentBuf::new();
+        shown.append(bson::cstr!("oplogEntry"), self.entry.to_document());
+        let ts = self.entry.optime.ts;
+        format!(
+            "oplogTs: Timestamp({}, {}), oplog: {}",
+            ts.seconds(),
+            ts.increment(),
+            shell_document(&shown)
+        )
+    }
 }
 
 impl Retry {
@@ -57,12 +75,14 @@ impl Retry {
                 kind: inner.kind,
                 object: inner.object.clone(),
                 image: None,
+                entry: entry.clone(),
             }));
         }
         Ok(Some(Executed {
             kind: entry.kind,
             object: entry.object.clone(),
             image: entry.session.as_ref().and_then(|session| session.retry_image.clone()),
+            entry: entry.clone(),
         }))
     }
 
