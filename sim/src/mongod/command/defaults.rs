@@ -63,7 +63,7 @@ impl Defaults {
     fn document(&self) -> RawDocumentBuf {
         let mut document = rawdoc! { "_id": ID };
         if let Some(level) = self.read {
-            document.append(cstr!("defaultReadConcern"), rawdoc! { "level": level.name() });
+            document.append(cstr!("defaultReadConcern"), rawdoc! { "level": level.as_str() });
         }
         if let Some(concern) = &self.write {
             document.append(cstr!("defaultWriteConcern"), concern.without_provenance());
@@ -121,7 +121,7 @@ impl Mongod {
     pub(crate) fn defaults_reply(&self, now: Instant, in_memory: bool) -> RawDocumentBuf {
         let defaults = self.defaults();
         let level = defaults.read.unwrap_or(ReadConcernLevel::Local);
-        let mut reply = rawdoc! { "defaultReadConcern": { "level": level.name() } };
+        let mut reply = rawdoc! { "defaultReadConcern": { "level": level.as_str() } };
         let implicit = self.implicit_write_concern();
         match &defaults.write {
             Some(concern) => {
@@ -238,7 +238,7 @@ fn suitable_read_concern(given: &RawDocument) -> Result<Option<ReadConcernLevel>
     if matches!(concern.level, ReadConcernLevel::Snapshot | ReadConcernLevel::Linearizable) {
         return bad(format!(
             "level: '{}' is not suitable for the default read concern",
-            concern.level.name()
+            concern.level.as_str()
         ));
     }
     for field in ["afterOpTime", "afterClusterTime", "atClusterTime"] {

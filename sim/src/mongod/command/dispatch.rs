@@ -49,47 +49,6 @@ fn is_inside_transaction(request: &Request) -> bool {
     matches!(step_of(&request.operation), Some(Step::Start | Step::Continue))
 }
 
-/// Whether the command takes the level of read concern it was given, or its transaction does.
-///
-/// # Errors
-/// 72, in the words of a real server.
-fn supports_read_concern(request: &Request) -> Result<(), CommandError> {
-    let operation = &request.operation;
-    let level = operation.read_concern.level;
-    if level == ReadConcernLevel::Local || step_of(operation).is_some() {
-        return Ok(());
-    }
-    let why = match (request.spec.names[0], level) {
-        ("count", ReadConcernLevel::Snapshot) => "read concern snapshot not supported".to_owned(),
-        ("aggregate", ReadConcernLevel::Linearizable) => match writing_stage(operation) {
-            Some(stage) => {
-                format!("{stage} cannot be used with a 'linearizable' read concern level")
-            }
-            None => return Ok(()),
-        },
-        // Measured: a batch takes whatever it is given, and is read as its cursor is.
-        ("getMore", _) => return Ok(()),
-        ("aggregate" | "count" | "dbHash" | "distinct" | "find", _) => return Ok(()),
-        _ => "read concern not supported".to_owned(),
-    };
-    Err(CommandError::new(
-        INVALID_OPTIONS,
-        format!(
-            "Command {} does not support {{ readConcern: {{ level: \"{}\", provenance: \
-             \"clientSupplied\" }} }} :: caused by :: {why}",
-            request.spec.names[0],
-            level.as_str(),
-        ),
-    ))
-}
-
-/// The stage of an aggregation that writes, if it has one.
-fn writing_stage(operation: &Operation) -> Option<&'static str> {
-    let last = operation.body.get_array("pipeline").ok()?.into_iter().last()?.ok()?;
-    let name = last.as_document()?.iter_elements().next()?.ok()?.key().as_str().to_owned();
-    ["$out", "$merge"].into_iter().find(|stage| *stage == name)
-}
-
 impl Mongod {
     /// Takes up one request.
     pub(crate) fn serve(&mut self, now: Instant, connection: ConnectionId, message: Message) {

@@ -226,6 +226,8 @@ fn all(server: &Mongod) -> Vec<(&'static str, Bson, bool, bool)> {
     shown.push(("authenticationMechanisms", mechanisms, false, true));
     let version = doc! { "version": server.options.version.feature_compatibility() };
     shown.push(("featureCompatibilityVersion", Bson::Document(version), false, false));
+    let mirrored = doc! { "samplingRate": 0.01, "maxTimeMS": 1_000 };
+    shown.push(("mirrorReads", Bson::Document(mirrored), true, true));
     shown.sort_by_key(|(name, ..)| *name);
     shown
 }

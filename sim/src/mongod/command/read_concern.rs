@@ -15,7 +15,7 @@ use crate::mongod::optime::Ts;
 use crate::mongod::storage::text::shell_document;
 
 /// Commands that take every level.
-const EVERY_LEVEL: [&str; 3] = ["find", "aggregate", "distinct"];
+const EVERY_LEVEL: [&str; 4] = ["find", "aggregate", "distinct", "dbHash"];
 /// Commands whose read concern is not theirs: a cursor's was given with its find, an explained command's
 /// stands inside it.
 const UNCHECKED: [&str; 2] = ["getMore", "explain"];
@@ -23,17 +23,6 @@ const UNCHECKED: [&str; 2] = ["getMore", "explain"];
 const WITHOUT_CLUSTER_TIME: [&str; 5] = ["currentOp", "dbHash", "ping", "serverStatus", "validate"];
 
 impl ReadConcernLevel {
-    /// The level as a read concern says it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            ReadConcernLevel::Available => "available",
-            ReadConcernLevel::Linearizable => "linearizable",
-            ReadConcernLevel::Local => "local",
-            ReadConcernLevel::Majority => "majority",
-            ReadConcernLevel::Snapshot => "snapshot",
-        }
-    }
-
     fn of_name(name: &str) -> Option<ReadConcernLevel> {
         Some(match name {
             "available" => ReadConcernLevel::Available,
@@ -127,7 +116,13 @@ impl ReadConcern {
         let operation = &request.operation;
         let concern = operation.read_concern;
         let in_transaction = operation.transaction().is_some();
-        if !concern.given || in_transaction || UNCHECKED.contains(&name) {
+        if !concern.given || in_transaction {
+            return Ok(());
+        }
+        if concern.after_cluster_time.is_some() && name == "getMore" {
+            return Err(without_cluster_time());
+        }
+        if UNCHECKED.contains(&name) {
             return Ok(());
         }
         let refused = |why: &str| {
@@ -155,7 +150,7 @@ impl ReadConcern {
             _ => {}
         }
         if concern.after_cluster_time.is_some() && WITHOUT_CLUSTER_TIME.contains(&name) {
-            return Err(invalid("afterClusterTime is not allowed for this command"));
+            return Err(without_cluster_time());
         }
         Ok(())
     }
@@ -169,7 +164,7 @@ impl ReadConcern {
     fn shown(&self) -> String {
         let mut concern = RawDocumentBuf::new();
         if self.level_given {
-            concern.append(cstr!("level"), self.level.name());
+            concern.append(cstr!("level"), self.level.as_str());
         }
         if let Some(ts) = self.after_cluster_time {
             concern.append(cstr!("afterClusterTime"), Timestamp::from(ts));
@@ -220,6 +215,10 @@ fn wrong(field: &str, expected: &str, value: RawBsonRef<'_>) -> CommandError {
         TYPE_MISMATCH,
         format!("\"{field}\" had the wrong type. Expected {expected}, found {}", type_name(value)),
     )
+}
+
+fn without_cluster_time() -> CommandError {
+    invalid("afterClusterTime is not allowed for this command")
 }
 
 fn invalid(message: impl Into<String>) -> CommandError {

@@ -296,16 +296,16 @@ impl RequestVotes {
     /// 9 FailedToParse, 14 TypeMismatch for a malformed one.
     pub fn from_document(document: &Document) -> Result<RequestVotes, CommandError> {
         let fields = Fields { document };
-        let set_name = fields.text("setName")?.into();
+        let term = fields.integer("term")?;
+        let candidate_index = fields.integer("candidateIndex")?;
+        let config_version = fields.integer("configVersion")?;
+        let config_term = fields.integer_or("configTerm", -1)?;
         let dry_run = match document.get("dryRun") {
             None => return Err(missing("dryRun")),
             Some(Bson::Boolean(given)) => *given,
             Some(_) => return Err(fields.wrong("dryRun", "bool")),
         };
-        let term = fields.integer("term")?;
-        let candidate_index = fields.integer("candidateIndex")?;
-        let config_version = fields.integer("configVersion")?;
-        let config_term = fields.integer_or("configTerm", -1)?;
+        let set_name = fields.text("setName")?.into();
         let last_applied = fields.optime("lastAppliedOpTime")?;
         let last_written = match document.contains_key("lastWrittenOpTime") {
             true => fields.optime("lastWrittenOpTime")?,

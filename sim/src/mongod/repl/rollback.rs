@@ -92,8 +92,6 @@ impl Mongod {
             if let SyncState::RollingBack(rollback) = &mut self.repl.sync {
                 rollback.common = Some(common);
             }
-            // Before anything is undone, so that nobody follows this member past it.
-            self.bump_rbid();
             self.timers.set(Timer::Sync, now + ROLLBACK_DURATION);
         } else if let Some(oldest) = tail.last() {
             let before = crate::mongod::optime::Ts(oldest.ts.0 - 1);
@@ -126,6 +124,7 @@ impl Mongod {
         let entry = self.storage.oplog().last().expect("the common point stays").clone();
         assert_eq!(entry.optime, common, "a rollback ends at the common point");
         self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
+        self.bump_rbid();
         let position = Position { optime: common, wall_millis: entry.wall_millis };
         self.repl.applied = position;
         self.repl.durable = position;
