@@ -2,7 +2,7 @@
 
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
-use bson::{Binary, DateTime, Document, RawBsonRef, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Binary, DateTime, Document, RawDocumentBuf, Uuid, doc, rawdoc};
 use stepdown_driver::Instant;
 
 use super::arguments::{

@@ -138,10 +138,6 @@ impl Mongod {
             None => {
                 self.abandon_rollback(now);
                 self.repl.sync = SyncState::Idle;
-                if self.storage.oplog().is_empty() {
-                    // An arbiter no longer: what it showed was never its own.
-                    self.repl.applied = super::Position::default();
-                }
                 self.close_all_clients();
             }
             Some(own) if !config.members[own].arbiter_only => {
