@@ -127,8 +127,8 @@ impl Mongod {
             Some(concern) => {
                 reply.append(cstr!("defaultWriteConcern"), concern.without_provenance())
             }
-            // Measured: an implicit w: 1 is not shown, nor is anything before the set is initiated.
-            None if implicit.w == W::Majority && self.repl.config.is_some() => {
+            // Measured: an implicit w: 1 is not shown, nor is anything by who is no member.
+            None if implicit.w == W::Majority && self.repl.self_index.is_some() => {
                 reply.append(
                     cstr!("defaultWriteConcern"),
                     rawdoc! { "w": "majority", "wtimeout": 0 },
