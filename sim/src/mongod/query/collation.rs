@@ -149,15 +149,6 @@ impl Collation {
             ));
         };
         if locale == "simple" {
-            if spec.iter().count() > 1 {
-                return Err(CommandError::new(
-                    error::BAD_VALUE,
-                    format!(
-                        "If locale=simple, no other fields should be set in: {}",
-                        document_text(spec)
-                    ),
-                ));
-            }
             return Ok(Collation::Simple);
         }
         let Some(known) = LOCALES.iter().find(|known| **known == locale) else {
@@ -243,7 +234,8 @@ fn strength(value: ValueRef<'_>) -> Result<u8, CommandError> {
     }
     match as_exact_i64(value) {
         Some(strength @ 1..=5) => Ok(strength as u8),
-        Some(strength) if strength < 1 => Err(CommandError::new(
+        Some(0) => Err(no_such_value("strength", "0")),
+        Some(strength) if strength < 0 => Err(CommandError::new(
             51024,
             format!("BSON field 'strength' value must be >= 0, actual value '{strength}'"),
         )),
@@ -359,7 +351,7 @@ impl Rules {
             let lower = character.to_lowercase().next().unwrap_or(character);
             let case = if upper { UPPER } else { COMMON };
             let expanded = match lower {
-                'ß' => Some(("ss", COMMON)),
+                'ß' => Some(("ss", 0x33)),
                 'æ' => Some(("ae", 0x33)),
                 'œ' => Some(("oe", 0x33)),
                 _ => None,
@@ -367,11 +359,9 @@ impl Rules {
             if let Some((letters, mark)) = expanded {
                 for letter in letters.chars() {
                     push(LETTERS + letter as u32);
-                    (secondary.push(COMMON), cases.push(case + 1), fourth.push(0xff));
+                    (secondary.push(COMMON), cases.push(case), fourth.push(0xff));
                 }
-                if mark != COMMON {
-                    secondary.push(mark);
-                }
+                secondary.push(mark);
                 continue;
             }
             let accented = ACCENTED.iter().find_map(|(letters, bases, mark)| {

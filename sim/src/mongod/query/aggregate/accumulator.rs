@@ -182,14 +182,7 @@ impl Accumulator {
                     merged => *merged = Some(Bson::Document(more)),
                 },
                 None | Some(Bson::Null | Bson::Undefined) => {}
-                Some(other) => {
-                    let message = format!(
-                        "$mergeObjects requires object inputs, but input {} is of type {}",
-                        value_text((&other).into()),
-                        ValueRef::from(&other).type_name()
-                    );
-                    return fail(40400, message);
-                }
+                Some(_) => return fail(5_911_200, "$mergeObjects only supports objects"),
             },
             Kind::FirstN => {
                 if state.members.len() < state.limit {
@@ -269,7 +262,8 @@ fn parse_counted(
     let ValueRef::Document(spec) = argument else {
         let message =
             format!("specification must be an object; found {operator}: {}", value_text(argument));
-        return fail(5_787_900, message);
+        let code = if matches!(kind, Kind::FirstN | Kind::LastN) { 5_787_801 } else { 5_787_900 };
+        return fail(code, message);
     };
     let (mut count, mut input) = (None, None);
     for (name, value) in spec.iter() {
@@ -284,9 +278,6 @@ fn parse_counted(
     }
     let Some(count) = count else { return fail(5_787_906, "Missing value for 'n'") };
     let Some(argument) = input else { return fail(5_787_907, "Missing value for 'input'") };
-    if let Some(value) = count.as_literal() {
-        checked_count(Some(value.clone()))?;
-    }
     let collation = context.collation;
     Ok(Accumulator { kind, argument, count: Some(count), sort: None, collation })
 }
@@ -317,10 +308,7 @@ fn parse_ordered(
             "output" => output = Some(Expression::parse(value, context)?),
             "sortBy" => {
                 let ValueRef::Document(pattern) = value else {
-                    let message = format!(
-                        "expected 'sortBy' to already be an object in the arguments to {operator}"
-                    );
-                    return fail(5_788_604, message);
+                    return fail(10_065, "invalid parameter: expected an object (sortBy)");
                 };
                 sort = Some(SortPattern::parse(pattern, context.collation)?);
             }
@@ -335,9 +323,6 @@ fn parse_ordered(
         return fail(5_788_005, "Missing value for 'sortBy'");
     }
     let count = count.unwrap_or_else(|| Expression::literal(Bson::Int32(1)));
-    if let Some(value) = count.as_literal() {
-        checked_count(Some(value.clone()))?;
-    }
     Ok(Accumulator { kind, argument, count: Some(count), sort, collation: context.collation })
 }
 

@@ -71,7 +71,7 @@ impl BucketAuto {
     ) -> Result<BucketAuto, CommandError> {
         let ValueRef::Document(spec) = value else {
             let message = format!(
-                "The argument to $bucketAuto must be an object, but found type: {}.",
+                "The argument to $bucketAuto must be an object, but found type: {}",
                 value.type_name()
             );
             return fail(40240, message);
@@ -97,7 +97,7 @@ impl BucketAuto {
                 }
                 ("buckets", value) if !value.is_number() => {
                     let message = format!(
-                        "The $bucketAuto 'buckets' field must be a numeric value, but found type: {}.",
+                        "The $bucketAuto 'buckets' field must be a numeric value, but found type: {}",
                         value.type_name()
                     );
                     return fail(40241, message);
@@ -107,7 +107,7 @@ impl BucketAuto {
                     let Some(number) = number else {
                         let message = format!(
                             "The $bucketAuto 'buckets' field must be representable as a 32-bit \
-                             integer, but found {}.",
+                             integer, but found {}",
                             value_text(value)
                         );
                         return fail(40242, message);
@@ -115,7 +115,7 @@ impl BucketAuto {
                     if number <= 0 {
                         let message = format!(
                             "The $bucketAuto 'buckets' field must be greater than 0, but found: \
-                             {number}."
+                             {number}"
                         );
                         return fail(40243, message);
                     }
@@ -126,7 +126,7 @@ impl BucketAuto {
                 }
                 ("output", other) => {
                     let message = format!(
-                        "The $bucketAuto 'output' field must be an object, but found type: {}.",
+                        "The $bucketAuto 'output' field must be an object, but found type: {}",
                         other.type_name()
                     );
                     return fail(40244, message);
@@ -139,18 +139,18 @@ impl BucketAuto {
                 }
                 ("granularity", other) => {
                     let message = format!(
-                        "The $bucketAuto 'granularity' field must be a string, but found type: {}.",
+                        "The $bucketAuto 'granularity' field must be a string, but found type: {}",
                         other.type_name()
                     );
                     return fail(40261, message);
                 }
                 (name, _) => {
-                    return fail(40245, format!("Unrecognized option to $bucketAuto: {name}."));
+                    return fail(40245, format!("Unrecognized option to $bucketAuto: {name}"));
                 }
             }
         }
         let (Some(by), Some(buckets)) = (by, buckets) else {
-            return fail(40246, "$bucketAuto requires 'groupBy' and 'buckets' to be specified.");
+            return fail(40246, "$bucketAuto requires 'groupBy' and 'buckets' to be specified");
         };
         let fields = fields
             .unwrap_or_else(|| vec![("count".into(), Accumulator::counting(context.collation))]);

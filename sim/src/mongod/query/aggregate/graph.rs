@@ -98,7 +98,14 @@ impl GraphLookup {
                     }
                     _ => depth_field = Some(split_path(text)?),
                 },
-                ("as" | "connectFromField" | "connectToField" | "depthField" | "from", other) => {
+                ("from", other) => {
+                    let message = format!(
+                        "$graphLookup 'from' field must be a string, but found {}",
+                        other.type_name()
+                    );
+                    return fail(error::FAILED_TO_PARSE, message);
+                }
+                ("as" | "connectFromField" | "connectToField" | "depthField", other) => {
                     let message = format!(
                         "$graphLookup argument '{name}' must be a string, found {name}: {} is of type \
                          {}",

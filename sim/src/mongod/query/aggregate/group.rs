@@ -11,6 +11,7 @@ use crate::mongod::query::compare::compare_collated;
 use crate::mongod::query::context::ParseContext;
 use crate::mongod::query::expression::{Expression, Scope};
 use crate::mongod::query::key::append_key;
+use crate::mongod::query::text::value_text;
 use crate::mongod::query::value::{DocumentRef, ValueRef};
 
 use super::accumulator::{Accumulator, State};
@@ -150,12 +151,31 @@ impl Bucket {
             let expression = Expression::parse(value, context)?;
             match expression.as_literal() {
                 Some(value) => Ok(value.clone()),
+                None if what == "boundaries" => fail(
+                    code,
+                    format!(
+                        "The $bucket 'boundaries' field must be an array of constant values, but found \
+                         value: {}.",
+                        value_text(value)
+                    ),
+                ),
                 None => fail(code, format!("The $bucket '{what}' field must be a constant value")),
             }
         };
         for (name, value) in spec.iter() {
             match (name, value) {
-                ("groupBy", value) => by = Some(Expression::parse(value, context)?),
+                ("groupBy", value) => {
+                    let is_path = value.as_str().is_some_and(|text| text.starts_with('$'));
+                    if !is_path && value.as_document().is_none() {
+                        let message = format!(
+                            "The $bucket 'groupBy' field must be defined as a $-prefixed path or an \
+                             expression, but found: {}.",
+                            value_text(value)
+                        );
+                        return fail(40202, message);
+                    }
+                    by = Some(Expression::parse(value, context)?);
+                }
                 ("boundaries", ValueRef::Array(array)) => {
                     let members: Result<Vec<Bson>, CommandError> =
                         array.iter().map(|member| constant(member, 40191, "boundaries")).collect();
@@ -194,19 +214,41 @@ impl Bucket {
             );
             return fail(40192, message);
         }
-        for pair in boundaries.windows(2) {
+        for (place, pair) in boundaries.windows(2).enumerate() {
             let (low, high) = (ValueRef::from(&pair[0]), ValueRef::from(&pair[1]));
             if low.canonical_type() != high.canonical_type() {
                 return fail(
                     40193,
-                    "All values in the the 'boundaries' option to $bucket must have the same type.",
+                    format!(
+                        "All values in the the 'boundaries' option to $bucket must have the same type. \
+                         Found conflicting types {} and {}.",
+                        low.type_name(),
+                        high.type_name()
+                    ),
                 );
             }
             if !compare_collated(low, high, context.collation).is_lt() {
                 return fail(
                     40194,
-                    "The 'boundaries' option to $bucket must be sorted, but elements are not in \
-                     ascending order.",
+                    format!(
+                        "The 'boundaries' option to $bucket must be sorted, but elements {place} and {} \
+                         are not in ascending order ({} is not less than {}).",
+                        place + 1,
+                        value_text(low),
+                        value_text(high)
+                    ),
+                );
+            }
+        }
+        if let Some(default) = &default {
+            let order = |boundary: &Bson| {
+                compare_collated(default.into(), boundary.into(), context.collation)
+            };
+            if order(&boundaries[0]).is_ge() && order(&boundaries[boundaries.len() - 1]).is_lt() {
+                return fail(
+                    40199,
+                    "The $bucket 'default' field must be less than the lowest boundary or greater than \
+                     or equal to the highest boundary.",
                 );
             }
         }
@@ -236,7 +278,7 @@ impl Bucket {
                 last
             } else {
                 return fail(
-                    40066,
+                    4_934_200,
                     "$switch could not find a matching branch for an input, and no default was \
                      specified.",
                 );

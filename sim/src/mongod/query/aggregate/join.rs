@@ -34,12 +34,33 @@ impl Lookup {
         context: &ParseContext,
     ) -> Result<Lookup, CommandError> {
         let known = ["from", "as", "localField", "foreignField", "let", "pipeline"];
-        let spec = options("$lookup", value, &known)?;
+        let spec = match value {
+            ValueRef::Document(spec) => spec,
+            _ => options("$lookup", value, &known)?,
+        };
+        if let Some((name, value)) = spec.iter().find(|(name, _)| !known.contains(name)) {
+            return fail(match value {
+                ValueRef::String(_) => format!("unknown argument to $lookup: {name}"),
+                value => format!(
+                    "$lookup argument '{name}' must be a string, found {}: {}",
+                    crate::mongod::query::text::element_text(name, value),
+                    value.type_name()
+                ),
+            });
+        }
+        if spec.get("from").is_none() && spec.get("pipeline").is_none() {
+            return fail("must specify 'pipeline' when 'from' is empty");
+        }
         let text = |name: &str| match spec.get(name) {
             None => Ok(None),
             Some(ValueRef::String(text)) => Ok(Some(text)),
+            Some(other) if name == "from" => fail(format!(
+                "$lookup 'from' field must be a string, but found {}",
+                other.type_name()
+            )),
             Some(other) => fail(format!(
-                "$lookup argument '{name}' must be a string, found {name}: {}",
+                "$lookup argument '{name}' must be a string, found {}: {}",
+                crate::mongod::query::text::element_text(name, other),
                 other.type_name()
             )),
         };
@@ -51,6 +72,12 @@ impl Lookup {
                 Some((split_path(local)?, foreign.to_owned()))
             }
             (None, None) => None,
+            _ if spec.get("pipeline").is_none() => {
+                return fail(
+                    "$lookup requires either 'pipeline' or both 'localField' and 'foreignField' to be \
+                     specified",
+                );
+            }
             _ => {
                 return fail(
                     "$lookup requires both or neither of 'localField' and 'foreignField' to be \
@@ -67,7 +94,12 @@ impl Lookup {
             }
             None => Vec::new(),
             Some(ValueRef::Array(stages)) => stages.to_vec(),
-            Some(_) => return fail("'pipeline' option must be specified as an array"),
+            Some(_) => {
+                return Err(CommandError::new(
+                    error::TYPE_MISMATCH,
+                    "'pipeline' option must be specified as an array",
+                ));
+            }
         };
         let mut variables = Vec::new();
         match spec.get("let") {
@@ -77,7 +109,13 @@ impl Lookup {
                     variables.push((name.to_owned(), Expression::parse(value, context)?));
                 }
             }
-            Some(_) => return fail("$lookup argument 'let' must be an object"),
+            Some(other) => {
+                return fail(format!(
+                    "$lookup argument '{}' must be an object, is type {}",
+                    crate::mongod::query::text::element_text("let", other),
+                    other.type_name()
+                ));
+            }
         }
         let named = variables.iter().map(|(name, _)| (name.clone(), Bson::Null)).collect();
         let inner = with_variables(context, named);
@@ -216,7 +254,32 @@ impl UnionWith {
             let pipeline = Pipeline { stages: Vec::new(), output: None };
             return Ok(UnionWith { collection: Some(collection.to_owned()), pipeline });
         }
-        let spec = options("$unionWith", value, &["coll", "pipeline"])?;
+        let ValueRef::Document(spec) = value else {
+            return fail(format!(
+                "the $unionWith stage specification must be an object or string, but found {}",
+                value.type_name()
+            ));
+        };
+        for (name, value) in spec.iter() {
+            match (name, value) {
+                ("coll", ValueRef::String(_)) | ("pipeline", _) => {}
+                ("coll", other) => {
+                    return Err(CommandError::new(
+                        error::TYPE_MISMATCH,
+                        format!(
+                            "BSON field '$unionWith.coll' is the wrong type '{}', expected type 'string'",
+                            other.type_name()
+                        ),
+                    ));
+                }
+                (name, _) => {
+                    return Err(CommandError::new(
+                        40415,
+                        format!("BSON field '$unionWith.{name}' is an unknown field."),
+                    ));
+                }
+            }
+        }
         let stages = match spec.get("pipeline") {
             None => Vec::new(),
             Some(ValueRef::Array(stages)) => stages.to_vec(),

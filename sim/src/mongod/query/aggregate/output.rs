@@ -104,6 +104,13 @@ fn parse_out(value: ValueRef<'_>) -> Result<Target, CommandError> {
         ValueRef::String(name) => Ok(Target { database: None, collection: name.to_owned() }),
         ValueRef::Document(spec) => {
             let (mut database, mut collection) = (None, None);
+            let both = spec.get("db").is_some() && spec.get("coll").is_some();
+            if !both || spec.iter().count() != 2 {
+                return fail(
+                    16994,
+                    "If an object is passed to $out it must have exactly 2 fields: 'db' and 'coll'",
+                );
+            }
             for (name, value) in spec.iter() {
                 let field = format!("$out.{name}");
                 match (name, value) {

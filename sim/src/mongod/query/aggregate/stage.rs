@@ -81,7 +81,7 @@ impl Stage {
                 }
                 Ok(Stage::Sort(SortPattern::parse(spec, context.collation)?))
             }
-            "$limit" => match whole(name, value, 2_107_201)? {
+            "$limit" => match whole(name, value, 5_107_201)? {
                 0 => fail(15958, "the limit must be positive"),
                 limit => Ok(Stage::Limit(limit)),
             },
@@ -103,8 +103,9 @@ impl Stage {
                     }
                 };
                 if !valid {
+                    let code = if value.as_document().is_some() { 40147 } else { 40148 };
                     return fail(
-                        40148,
+                        code,
                         "the sortByCount field must be defined as a $-prefixed path or an expression \
                          inside an object",
                     );
@@ -244,7 +245,13 @@ fn whole(name: &str, value: ValueRef<'_>, code: i32) -> Result<u64, CommandError
         None if as_f64(value).is_some_and(|number| number.fract() == 0.0) => {
             invalid("Cannot represent as a 64-bit integer")
         }
-        None => invalid("Expected an integer"),
+        None => fail(
+            code,
+            format!(
+                "invalid argument to {name} stage: Expected an integer: {}",
+                element_text(name, value)
+            ),
+        ),
     }
 }
 
@@ -414,8 +421,8 @@ fn parse_sample(value: ValueRef<'_>) -> Result<Stage, CommandError> {
         None => fail(28749, "$sample stage must specify a size"),
         Some(size) => match as_f64(size) {
             None => fail(28746, "size argument to $sample must be a number"),
-            Some(number) if number <= 0.0 => {
-                fail(28747, "size argument to $sample must be a positive integer")
+            Some(number) if number < 0.0 => {
+                fail(28747, "size argument to $sample must not be negative")
             }
             Some(number) => Ok(Stage::Sample(number as u64)),
         },
@@ -423,14 +430,28 @@ fn parse_sample(value: ValueRef<'_>) -> Result<Stage, CommandError> {
 }
 
 fn parse_facet(value: ValueRef<'_>, context: &ParseContext) -> Result<Stage, CommandError> {
+    let empty = || {
+        let shown = element_text("$facet", value);
+        fail(
+            40169,
+            format!("the $facet specification must be a non-empty object, but found: {shown}"),
+        )
+    };
     let ValueRef::Document(spec) = value else {
-        return fail(40169, "the $facet specification must be a non-empty object");
+        return empty();
     };
     if spec.is_empty() {
-        return fail(40169, "the $facet specification must be a non-empty object");
+        return empty();
     }
     let mut facets = Vec::new();
     for (name, pipeline) in spec.iter() {
+        if name.contains('.') {
+            return fail(
+                16412,
+                "FieldPath field names may not contain '.'. Consider using $getField or $setField.",
+            );
+        }
+        split_path(name)?;
         let ValueRef::Array(stages) = pipeline else {
             let message = format!(
                 "arguments to $facet must be arrays, {name} is type {}",

@@ -183,7 +183,7 @@ pub(super) fn substr_cp(call: &Call<'_>) -> Result<Value, CommandError> {
     let length = place(call, 2, "length", 34452)?;
     let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(length)) else {
         return match start < 0 {
-            true => fail(34453, "$substrCP: the starting index must be nonnegative integer."),
+            true => fail(34455, "$substrCP: the starting index must be nonnegative integer."),
             false => fail(34454, "$substrCP: length must be a nonnegative integer."),
         };
     };

@@ -55,10 +55,6 @@ pub(super) fn parse_add_fields(
     context: &ParseContext,
 ) -> Result<Projection, CommandError> {
     let mut fields = Fields::new();
-    if spec.is_empty() {
-        let message = "specification must have at least one field";
-        return Err(prefixed(stage, CommandError::new(40177, message)));
-    }
     add_computed(&mut fields, "", spec, context).map_err(|refused| prefixed(stage, refused))?;
     Ok(Projection { mode: Mode::Add, fields, positional: None, computes: true })
 }
