@@ -14,14 +14,18 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use stepdown::explore::{
-    Chunk, ClientChoice, Faults, Found, Results, Search, Subject, Template, Totals, parse_faults,
+    Chunk, ClientChoice, Faults, Found, Plan, Results, Search, Subject, Template, Totals,
+    parse_faults, play, shrink, to_toml,
 };
 use stepdown::scenario::Scenario;
+use stepdown::trace::Record;
 
 /// Something was found.
 const FOUND: u8 = 1;
 /// A file cannot be read, or is wrong.
 const WRONG_FILE: u8 = 3;
+/// Plans played to shrink one finding.
+const SHRINK_BUDGET: usize = 3_000;
 /// How often the progress line is drawn, and said where there is no terminal.
 const DRAWN_EVERY: Duration = Duration::from_millis(250);
 const SAID_EVERY: Duration = Duration::from_secs(15);
@@ -63,6 +67,9 @@ pub(crate) struct ExploreArguments {
     /// Write results here, as JSON Lines; a file that is there is gone on with
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
+    /// Cut each finding down to the smallest scenario file that still fails, written here
+    #[arg(long, value_name = "FOLDER")]
+    shrink: Option<PathBuf>,
     /// Play one part of the seeds: 1/4 is the first of four
     #[arg(long, value_parser = parse_shard, default_value = "1/1", value_name = "I/N")]
     shard: (u64, u64),
@@ -93,14 +100,15 @@ and what was seen on the way follow; progress is on stderr. Exit codes:
   2  wrong usage
   3  a file cannot be read, or is wrong
 
-Families of faults: kill, shutdown, pause, partition, isolate, cut, reset, delay, clocks, stepdown, reconfig,
-shape (arbiters, priorities, hidden and delayed members).
+Families of faults: kill, shutdown, pause, partition, isolate, cut, lag, reset, delay, clocks, stepdown, stepup,
+reconfig, shape (arbiters, priorities, hidden and delayed members).
 
 Examples:
   stepdown explore --seeds 0..10000 --members 5
   stepdown explore --seeds 0..1000 --faults kill,partition --duration 5m
   stepdown explore --seeds 0..1000000 --results found.jsonl      goes on where it was stopped
   stepdown explore --seeds 0..1000000 --shard 2/8 --results 2.jsonl
+  stepdown explore --seeds 0..1000 --shrink found    a short scenario file for each finding
   stepdown explore merge 1.jsonl 2.jsonl > all.jsonl
   stepdown explore fixtures/failover.toml --seeds 0..500         one story under many seeds";
 
@@ -209,6 +217,7 @@ struct Report<'s> {
     seeds_before: u64,
     file: Option<fs::File>,
     max_findings: u64,
+    shrink: Option<PathBuf>,
     began: Instant,
     time_limit: Option<Duration>,
     drawn: Instant,
@@ -261,6 +270,7 @@ impl<'s> Report<'s> {
             chunks_done,
             file,
             max_findings: arguments.max_findings,
+            shrink: arguments.shrink.clone(),
             began: now,
             time_limit: arguments.time_limit,
             drawn: now,
@@ -282,6 +292,9 @@ impl<'s> Report<'s> {
         for found in &chunk.found {
             self.wipe();
             self.say(found);
+            if let Some(folder) = &self.shrink {
+                self.cut_down(found, folder)?;
+            }
         }
         let every = if self.on_terminal { DRAWN_EVERY } else { SAID_EVERY };
         if self.drawn.elapsed() >= every {
@@ -299,6 +312,30 @@ impl<'s> Report<'s> {
             what.trim_end(),
             self.search.replay(*seed)
         );
+    }
+
+    /// Shrinks a finding to a scenario file.
+    fn cut_down(&self, found: &Found, folder: &Path) -> Result<(), String> {
+        let Subject::Generated(template) = &self.search.subject else { return Ok(()) };
+        let plan = Plan::generate(found.seed, template);
+        let played = play(&plan, Record::Nothing);
+        if played.finding.is_none() {
+            return Err(format!("seed {} fails only sometimes: a bug of this program", found.seed));
+        }
+        let shrunk = shrink(&played, &plan, SHRINK_BUDGET);
+        let about = format!("Found by exploration: seed {}.\nIt must hold.", found.seed);
+        let text = to_toml(&shrunk.plan, &found.rule, &about);
+        let file = folder.join(format!("seed-{}.toml", found.seed));
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        let _ = writeln!(
+            std::io::stdout(),
+            "shrunk: {} ({} steps; {} plans were played for it)",
+            file.display(),
+            shrunk.steps(),
+            shrunk.tried
+        );
+        Ok(())
     }
 
     fn rate(&self) -> u64 {

@@ -75,6 +75,8 @@ pub mod logging;
 mod monitor;
 pub mod operation;
 pub mod options;
+#[doc(hidden)]
+pub mod planted;
 pub mod pool;
 pub mod sdam;
 pub mod selection;

@@ -1,7 +1,7 @@
 //! A MongoDB replica set in a box: simulated mongods under a virtual clock.
 
 pub mod check;
-#[cfg(feature = "explore")]
+#[cfg(feature = "scenario")]
 pub mod explore;
 pub mod mongod;
 pub mod random;

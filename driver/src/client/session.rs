@@ -1,6 +1,6 @@
 //! Explicit sessions and their transactions.
 
-use std::future::{Future, IntoFuture};
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,9 +169,6 @@ impl ClientSession {
     /// operation with a timeout of its own fails there; operations outside of this session are not
     /// limited by it.
     ///
-    /// The compiler cannot prove that this future may be sent to another thread; that of
-    /// [`StartTransaction::and_run_captured`] may.
-    ///
     /// # Errors
     /// What the callback or the commit failed with; `Timeout`, with that as its cause, once time is up.
     pub async fn with_transaction<R, F>(&self, callback: F) -> Result<R>
@@ -305,57 +302,62 @@ impl ClientSession {
         self.client.run_checked(command, terms, check_write_concern).await.map(|_| ())
     }
 
-    /// Takes what came of a run of the callback; `None` if it is to be run again.
-    async fn callback_ended<R>(&self, runs: &mut Runs, result: Result<R>) -> Option<Result<R>> {
-        let result = match result {
-            Ok(result) => result,
-            Err(error) => {
-                if self.in_transaction() {
-                    // The time for the abort counts anew.
-                    let aborted = match self.terms(runs.timeout, true) {
-                        Ok(terms) => self.abort_with(terms).await,
-                        Err(error) => Err(error),
-                    };
-                    if let Err(error) = aborted {
-                        return Some(Err(error));
+    /// The convenient API for transactions: see [`ClientSession::with_transaction`].
+    async fn run_transaction<R, F>(
+        &self,
+        options: TransactionOptions,
+        timeout: Option<Duration>,
+        callback: &mut F,
+    ) -> Result<R>
+    where
+        F: AsyncFnMut(&ClientSession) -> Result<R>,
+    {
+        let until = self.now()
+            + timeout.filter(|t| !t.is_zero()).unwrap_or(match timeout {
+                Some(_) => Duration::MAX,
+                None => RETRY_TIME,
+            });
+        let mut attempt = 0;
+        let mut last: Option<Error> = None;
+        loop {
+            if let Some(last) = last.take() {
+                let pause = backoff(attempt, self.client.cluster().transport().random());
+                if self.now() + pause >= until {
+                    return Err(out_of_time(last));
+                }
+                self.client.sleep(pause).await;
+            }
+            self.begin(options.clone())?;
+            attempt += 1;
+            let result = match callback(self).await {
+                Ok(result) => result,
+                Err(error) => {
+                    if self.in_transaction() {
+                        // The time for the abort counts anew.
+                        self.abort_with(self.terms(timeout, true)?).await?;
                     }
+                    if !error.contains_label(labels::TRANSIENT_TRANSACTION_ERROR) {
+                        return Err(error);
+                    }
+                    if self.now() >= until {
+                        return Err(out_of_time(error));
+                    }
+                    last = Some(error);
+                    continue;
                 }
-                if !error.contains_label(labels::TRANSIENT_TRANSACTION_ERROR) {
-                    return Some(Err(error));
+            };
+            if !self.in_transaction() {
+                // The callback ended it by itself.
+                return Ok(result);
+            }
+            match self.commit_until(until).await {
+                Ok(()) => return Ok(result),
+                Err(error) if error.contains_label(labels::TRANSIENT_TRANSACTION_ERROR) => {
+                    last = Some(error);
                 }
-                if self.now() >= runs.until {
-                    return Some(Err(out_of_time(error)));
-                }
-                runs.last = Some(error);
-                return None;
+                Err(error) => return Err(error),
             }
-        };
-        if !self.in_transaction() {
-            // The callback ended it by itself.
-            return Some(Ok(result));
         }
-        match self.commit_until(runs.until).await {
-            Ok(()) => Some(Ok(result)),
-            Err(error) if error.contains_label(labels::TRANSIENT_TRANSACTION_ERROR) => {
-                runs.last = Some(error);
-                None
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// Starts the transaction for the next run of the callback, after a pause if there was one.
-    async fn begin_run(&self, runs: &mut Runs) -> Result<()> {
-        if let Some(last) = runs.last.take() {
-            let pause = backoff(runs.attempt, self.client.cluster().transport().random());
-            if self.now() + pause >= runs.until {
-                return Err(out_of_time(last));
-            }
-            self.client.sleep(pause).await;
-        }
-        self.begin(runs.options.clone())?;
-        runs.attempt += 1;
-        Ok(())
     }
 
     /// Commits again as long as the outcome is unknown and there is time.
@@ -443,38 +445,7 @@ impl<'a> StartTransaction<'a> {
         let limit = timeout.map(|timeout| deadline(session.now(), timeout));
         session.shared.set_limit(limit);
         let _guard = LimitGuard(&session.shared);
-        let mut runs = Runs::new(session.now(), options, timeout);
-        loop {
-            session.begin_run(&mut runs).await?;
-            let result = callback(session).await;
-            if let Some(result) = session.callback_ended(&mut runs, result).await {
-                return result;
-            }
-        }
-    }
-
-    /// The same for a callback that captures the session instead of taking it. The future it makes
-    /// can be sent to another thread, for `tokio::spawn` say, where the callback's futures can.
-    ///
-    /// # Errors
-    /// As [`ClientSession::with_transaction`].
-    pub async fn and_run_captured<R, F>(self, mut callback: impl FnMut() -> F) -> Result<R>
-    where
-        F: Future<Output = Result<R>>,
-    {
-        let StartTransaction { session, options, timeout } = self;
-        let timeout = timeout.or(session.shared.options().default_timeout);
-        let limit = timeout.map(|timeout| deadline(session.now(), timeout));
-        session.shared.set_limit(limit);
-        let _guard = LimitGuard(&session.shared);
-        let mut runs = Runs::new(session.now(), options, timeout);
-        loop {
-            session.begin_run(&mut runs).await?;
-            let result = callback().await;
-            if let Some(result) = session.callback_ended(&mut runs, result).await {
-                return result;
-            }
-        }
+        session.run_transaction(options, timeout, &mut callback).await
     }
 
     /// [`StartTransaction::and_run`] under the name it has in the crate `mongodb`.
@@ -495,26 +466,6 @@ impl<'a> IntoFuture for StartTransaction<'a> {
 
     fn into_future(self) -> Self::IntoFuture {
         std::future::ready(self.session.begin(self.options))
-    }
-}
-
-/// The runs of one `with_transaction`.
-struct Runs {
-    options: TransactionOptions,
-    timeout: Option<Duration>,
-    until: Instant,
-    attempt: u32,
-    /// Why the last run is repeated.
-    last: Option<Error>,
-}
-
-impl Runs {
-    fn new(now: Instant, options: TransactionOptions, timeout: Option<Duration>) -> Self {
-        let until = match timeout {
-            Some(timeout) => deadline(now, timeout),
-            None => now + RETRY_TIME,
-        };
-        Runs { options, timeout, until, attempt: 0, last: None }
     }
 }
 

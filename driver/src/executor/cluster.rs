@@ -152,7 +152,7 @@ impl Cluster {
         let id = ids.next(transport.unix_millis());
         let topology = Topology::new(id, TopologyOptions::from(&options));
         let description = topology.description().clone();
-        let cluster = Arc::new(Cluster {
+        Ok(Arc::new(Cluster {
             pools,
             state: Mutex::new(State { topology, servers: Servers::new() }),
             snapshot: RwLock::new(Arc::new(Snapshot::new(description, Servers::new()))),
@@ -166,16 +166,7 @@ impl Cluster {
             tracer: options.tracing.as_ref().and_then(TracingOptions::tracer),
             options,
             transport,
-        });
-        let weak = Arc::downgrade(&cluster);
-        let told = cluster.pools.on_refusal.set(Box::new(move |address, generation, error| {
-            let Some(cluster) = weak.upgrade() else { return };
-            if let Some(server) = cluster.snapshot().servers.get(address).cloned() {
-                cluster.on_application_error(&server, generation, false, error);
-            }
-        }));
-        assert!(told.is_ok(), "the pools of a client have one cluster");
-        Ok(cluster)
+        }))
     }
 
     /// Begins to look at the seeds.

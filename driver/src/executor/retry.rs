@@ -93,6 +93,10 @@ impl RetryPolicy {
             Retry::Ending => (true, error.is_retryable_write()),
             Retry::No => (settings.reads && settings.writes, refused),
         };
+        let again = settings.retry == Retry::OverloadedWrite
+            && error.is_network()
+            && crate::planted::is(crate::planted::DriverBug::RetriesUpdateMany);
+        let (allowed, retryable) = (allowed || again, retryable || again);
         let retryable = if settings.in_transaction { refused } else { retryable };
         // One retry, or as many as there is time for; if overload is part of the story, as many as it
         // allows.

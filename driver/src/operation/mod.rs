@@ -348,6 +348,9 @@ pub(crate) fn check_single_write(reply: &RawDocument) -> Result<()> {
 
 /// The write concern error of a reply.
 pub(crate) fn check_write_concern(reply: &RawDocument) -> Result<()> {
+    if crate::planted::is(crate::planted::DriverBug::IgnoresWriteConcernError) {
+        return Ok(());
+    }
     Error::from_write_concern_error(reply).map_or(Ok(()), Err)
 }
 

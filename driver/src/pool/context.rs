@@ -1,26 +1,20 @@
 //! What the pools of one client share.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Limits;
 use crate::connection::Greeting;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::{CmapEvent, ConnectionPoolOptions, EventHandler};
 use crate::options::{ClientOptions, DEFAULT_MAX_CONNECTING};
 use crate::transport::Transport;
-use crate::uri::ServerAddress;
-
-/// Hears that a server refused to authenticate the user.
-pub(crate) type RefusalHandler = Box<dyn Fn(&ServerAddress, u64, &Error) + Send + Sync>;
 
 /// What the pools of one client share.
 pub(crate) struct PoolContext {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) greeting: Greeting,
-    /// Who hears that a server refused to authenticate the user, on a connection of which generation.
-    pub(crate) on_refusal: OnceLock<RefusalHandler>,
     pub(crate) request_ids: AtomicI32,
     pub(crate) events: Option<EventHandler<CmapEvent>>,
     pub(crate) connect_timeout: Option<Duration>,
@@ -38,7 +32,6 @@ impl PoolContext {
         let non_zero = |time: Option<Duration>| time.filter(|time| !time.is_zero());
         Ok(PoolContext {
             greeting: Greeting::new(options)?,
-            on_refusal: OnceLock::new(),
             request_ids: AtomicI32::new(0),
             events: options.cmap_event_handler.clone(),
             connect_timeout: options.connect_timeout_or_default(),

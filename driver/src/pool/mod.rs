@@ -483,10 +483,6 @@ impl Pool {
             Ok(connection) => Box::new(connection),
             Err(Unestablished { error, authenticating }) => {
                 let error = if authenticating { error } else { label_overload(error) };
-                // SDAM: the pool is cleared before this connection of it is closed.
-                if authenticating && let Some(tell) = self.context.on_refusal.get() {
-                    tell(&self.address, dial.generation, &error);
-                }
                 self.tell_connection_closed(dial.id, CloseReason::Error, Some(&error));
                 return Err(error);
             }

@@ -300,7 +300,9 @@ impl Topology {
             if !load_balanced {
                 self.apply(unknown(), effects);
             }
-            self.clear_pool(address, service_id, false, error, effects);
+            if !crate::planted::is(crate::planted::DriverBug::KeepsFailedPool) {
+                self.clear_pool(address, service_id, false, error, effects);
+            }
             if !load_balanced {
                 effects.push(Effect::CancelCheck(address.clone()));
             }

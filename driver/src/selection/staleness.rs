@@ -38,7 +38,9 @@ pub(super) fn fresh_enough(
     servers
         .into_iter()
         .filter(|server| {
-            if !server.is_secondary() {
+            if !server.is_secondary()
+                || crate::planted::is(crate::planted::DriverBug::IgnoresStaleness)
+            {
                 return true;
             }
             let staleness = match primary_lag {

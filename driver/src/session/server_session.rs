@@ -37,7 +37,15 @@ impl ServerSession {
 
     /// The number of the next retryable write.
     pub(crate) fn next_txn_number(&mut self) -> i64 {
-        self.txn_number += 1;
+        if !crate::planted::is(crate::planted::DriverBug::ReusesTransactionNumber)
+            || self.txn_number % 2 == 0
+        {
+            self.txn_number += 1;
+        } else {
+            // The next one counts on.
+            self.txn_number += 1;
+            return self.txn_number - 1;
+        }
         self.txn_number
     }
 

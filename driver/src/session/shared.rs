@@ -220,8 +220,10 @@ impl SharedSession {
             if first {
                 let concern = state.transaction.options().read_concern.as_ref();
                 fields.level = concern.map(|concern| concern.level.clone());
-                fields.after_cluster_time =
-                    state.operation_time.filter(|_| self.options.causal_consistency);
+                fields.after_cluster_time = state.operation_time.filter(|_| {
+                    self.options.causal_consistency
+                        && !crate::planted::is(crate::planted::DriverBug::ForgetsOperationTime)
+                });
             }
             return Ok(fields);
         }
@@ -232,8 +234,10 @@ impl SharedSession {
             fields.at_cluster_time = state.snapshot_time;
         } else if command.concern != ReadConcernUse::Never {
             fields.level = level(command.read_concern.as_ref());
-            fields.after_cluster_time =
-                state.operation_time.filter(|_| self.options.causal_consistency);
+            fields.after_cluster_time = state.operation_time.filter(|_| {
+                self.options.causal_consistency
+                    && !crate::planted::is(crate::planted::DriverBug::ForgetsOperationTime)
+            });
         }
         Ok(fields)
     }
@@ -278,7 +282,9 @@ impl SharedSession {
 impl State {
     fn advance(&mut self, time: Timestamp) {
         let later = |known: Timestamp| (time.time, time.increment) > (known.time, known.increment);
-        if self.operation_time.is_none_or(later) {
+        if self.operation_time.is_none_or(later)
+            || crate::planted::is(crate::planted::DriverBug::OperationTimeGoesBack)
+        {
             self.operation_time = Some(time);
         }
     }

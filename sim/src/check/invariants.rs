@@ -47,6 +47,7 @@ struct Seen {
     config: (i64, i64),
     installed: Option<Arc<ReplSetConfig>>,
     stands: bool,
+    ended_by_itself: bool,
 }
 
 impl Seen {
@@ -67,6 +68,7 @@ impl Seen {
         config: (-2, -1),
         installed: None,
         stands: false,
+        ended_by_itself: false,
     };
 }
 
@@ -228,7 +230,10 @@ impl Invariants {
                 format!("it said {durable} was durable and now ends at {last}"),
             );
         }
-        if last > seen.last && !seen.last.is_null() {
+        // Whoever ends by itself may have done something just before, unseen; whoever is a set alone
+        // leads, and writes, as soon as it starts.
+        let unseen = seen.ended_by_itself || now.writable;
+        if last > seen.last && !seen.last.is_null() && !unseen {
             return broken(
                 "a crash leaves a prefix",
                 format!("its oplog ended at {} and now at {last}", seen.last),
@@ -345,7 +350,9 @@ impl Invariants {
         }
         if now.writable && !self.members[at].writable {
             let committed = self.log.committed();
-            let has_it = committed.is_null()
+            // One that took its time may find that a later term has committed meanwhile.
+            let has_it = committed.term >= now.term
+                || committed.is_null()
                 || now.oplog.contains(committed)
                 || now.oplog.oldest().is_some_and(|oldest| committed.ts < oldest.optime.ts);
             if !has_it && !self.relaxed() {
@@ -410,7 +417,9 @@ impl Invariants {
         now: &Observation<'_>,
     ) -> Result<(), Violation> {
         let seen = &mut self.members[at];
-        if !now.is_arbiter() {
+        // An arbiter, a removed one too, repeats what it hears as its own.
+        let has_data = !now.oplog.is_empty();
+        if has_data && !now.is_arbiter() {
             let last = now.oplog.last_optime();
             if now.applied != last {
                 return broken(
@@ -460,7 +469,7 @@ impl Invariants {
         }
         seen.commit_point = now.commit_point;
         seen.ever_committed = seen.ever_committed.max(now.commit_point);
-        if now.commit_point > self.newest && !now.is_arbiter() {
+        if now.commit_point > self.newest && has_data && !now.is_arbiter() {
             return broken(
                 "what is committed was written",
                 format!(
@@ -478,7 +487,7 @@ impl Invariants {
                 format!("it leads term {} and commits {}", now.term, now.commit_point),
             );
         }
-        if self.relaxed() {
+        if self.relaxed() || !has_data {
             return Ok(());
         }
         if advanced && leads {
@@ -574,9 +583,10 @@ impl Invariants {
         }
     }
 
-    /// The process of member number `member` has ended.
-    pub fn ended(&mut self, member: u32) {
+    /// The process of member number `member` has ended: by itself, or killed.
+    pub fn ended(&mut self, member: u32, by_itself: bool) {
         if let Some(seen) = self.members.get_mut(member as usize) {
+            seen.ended_by_itself = by_itself;
             seen.state = MemberState::Down;
             seen.writable = false;
             seen.stands = false;

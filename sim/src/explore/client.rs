@@ -66,6 +66,10 @@ impl Worker {
                 options.server_selection_timeout = Some(Duration::from_secs(5));
                 options.connect_timeout = Some(Duration::from_secs(2));
                 options.socket_timeout = Some(Duration::from_secs(8));
+                // More checks, more chances to be told by a primary of the past; and a connection to spare,
+                // so that a pool has something to throw away.
+                options.heartbeat_freq = Some(Duration::from_secs(2));
+                options.min_pool_size = Some(2);
                 watch(&mut options, notes);
                 let client = Client::with_transport(options, transport).expect("good options");
                 Worker::Driver { client, session: None }

@@ -6,18 +6,26 @@
 
 mod bare;
 mod client;
+pub(crate) mod file;
 mod goals;
 mod panics;
 mod plan;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(feature = "explore")]
 mod results;
+mod shrink;
 mod stage;
 
+pub use file::{step_count, to_toml};
 pub use goals::{Goal, Goals};
 pub use plan::{
     ClientChoice, ClientKind, Family, Fault, FaultAt, Faults, MemberPlan, OperationAt, Place, Plan,
     Template, Who,
 };
+#[cfg(feature = "explore")]
 pub use results::{
     Chunk, Found, Results, Search, Subject, Totals, client_choice, fault_words, parse_faults,
 };
+pub use shrink::{Shrunk, shrink};
 pub use stage::{Finding, Played, play};

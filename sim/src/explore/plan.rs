@@ -26,6 +26,8 @@ pub enum Family {
     Isolate,
     /// One direction of one link.
     Cut,
+    /// A member that the others do not hear, and clients do.
+    Lag,
     /// Connections that break.
     Reset,
     /// Links that are slow.
@@ -34,6 +36,8 @@ pub enum Family {
     Clocks,
     /// `replSetStepDown`.
     StepDown,
+    /// `replSetStepUp`, of two members at once.
+    StepUp,
     /// `replSetReconfig`: members leave and come back.
     Reconfig,
     /// Arbiters, priorities, hidden, delayed and non-voting members.
@@ -42,17 +46,19 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 12] = [
+    pub const ALL: [Family; 14] = [
         Family::Kill,
         Family::Shutdown,
         Family::Pause,
         Family::Partition,
         Family::Isolate,
         Family::Cut,
+        Family::Lag,
         Family::Reset,
         Family::Delay,
         Family::Clocks,
         Family::StepDown,
+        Family::StepUp,
         Family::Reconfig,
         Family::Shape,
     ];
@@ -66,10 +72,12 @@ impl Family {
             Family::Partition => "partition",
             Family::Isolate => "isolate",
             Family::Cut => "cut",
+            Family::Lag => "lag",
             Family::Reset => "reset",
             Family::Delay => "delay",
             Family::Clocks => "clocks",
             Family::StepDown => "stepdown",
+            Family::StepUp => "stepup",
             Family::Reconfig => "reconfig",
             Family::Shape => "shape",
         }
@@ -225,9 +233,11 @@ pub enum Fault {
     /// SIGCONT, for whom the episode paused.
     Resume,
     /// These members and clients on one side, everybody else on the other.
-    Partition(Vec<u8>, Vec<u8>),
+    Partition(Vec<Who>, Vec<u8>),
     /// Nobody hears it.
     Isolate(Who),
+    /// Nothing gets from it to any other member.
+    Lag(Who),
     /// Nothing gets from the first to the second.
     Cut(Place, Place),
     /// The connections between the two break.
@@ -240,6 +250,8 @@ pub enum Fault {
     Skew(u8, i32),
     /// `replSetStepDown` with this period in seconds; by force, or after waiting for a secondary.
     StepDown(u8, bool),
+    /// `replSetStepUp`.
+    StepUp(Who),
     /// `replSetReconfig`: a member leaves the configuration.
     Remove(u8),
     /// `replSetReconfig`: a member comes (back) into the configuration.
@@ -283,6 +295,8 @@ pub struct Plan {
     pub seed: u64,
     /// The set.
     pub members: Vec<MemberPlan>,
+    /// `electionTimeoutMillis`, with heartbeats every second, where it is not the default.
+    pub election_timeout_millis: Option<u32>,
     /// The clients.
     pub clients: Vec<ClientKind>,
     /// How long it goes on before everything is mended.
@@ -299,9 +313,13 @@ mod stream {
     pub(super) const CLIENTS: u64 = 2;
     pub(super) const SHAPE: u64 = 3;
     pub(super) const OPERATION: u64 = 4;
+    pub(super) const TIMEOUT: u64 = 5;
     /// And one for each family from here on.
     pub(super) const FAULT: u64 = 100;
 }
+
+/// Runs that last longer see longer faults, too.
+const LONG: Duration = Duration::from_secs(150);
 
 /// Time is cut into slots, each of which may see the beginning of one episode of each family.
 const SLOT: Duration = Duration::from_secs(4);
@@ -313,13 +331,17 @@ impl Plan {
         let mut plan = Plan {
             seed,
             members: shape(seed, template.members, families.contains(&Family::Shape)),
+            election_timeout_millis: RandomStream::keyed(seed, stream::TIMEOUT, 0, 0)
+                .chance(1, 2)
+                .then_some(3_000),
             clients: vec![client_kind(seed, template.client_choice); usize::from(template.clients)],
             duration: template.duration,
             faults: Vec::new(),
             operations: Vec::new(),
         };
         for client in 0..template.clients {
-            plan.add_operations(client);
+            // Whether a read is too stale can be told only where nothing else keeps clients from knowing.
+            plan.add_operations(client, families == BTreeSet::from([Family::Lag]));
         }
         plan.operations.sort_by_key(|operation| (operation.at, operation.client));
         let slots = (template.duration.as_nanos() / SLOT.as_nanos()) as u64;
@@ -333,7 +355,7 @@ impl Plan {
         plan
     }
 
-    fn add_operations(&mut self, client: u8) {
+    fn add_operations(&mut self, client: u8, with_bounds: bool) {
         let count = self.duration.as_secs();
         let keys = u64::from(client) << 32;
         for index in 0..count {
@@ -387,7 +409,8 @@ impl Plan {
                 matches!(asked, Asked::Look { .. }) && strength != Strength::Linearizable;
             let secondary = is_plain_read && random.chance(3, 4);
             // The smallest bound there is; it says something only in runs that last longer.
-            let bounded = secondary && self.duration > Duration::from_secs(150) && !session;
+            let bounded =
+                with_bounds && secondary && self.duration > LONG && !session && index > 150;
             let (asked, max_staleness) = match asked {
                 Asked::Look { .. } if bounded => {
                     let old = index.saturating_sub(126 + random.below(20));
@@ -417,11 +440,16 @@ impl Plan {
         }
         let within = random.below(SLOT.as_micros() as u64);
         let begin = SLOT * slot as u32 + Duration::from_micros(within);
-        let length = Duration::from_millis(match random.below(6) {
-            0..=2 => random.between(200, 3_000),
-            3 | 4 => random.between(3_000, 14_000),
-            _ => random.between(14_000, 40_000),
-        });
+        let length = match family {
+            // Two candidates of one term: the second stands before it hears of the first.
+            Family::StepUp => Duration::from_micros(random.between(0, 1_500)),
+            _ => Duration::from_millis(match random.below(8) {
+                0..=2 => random.between(200, 3_000),
+                3..=6 => random.between(4_000, 18_000),
+                _ => random.between(18_000, 40_000),
+            }),
+        };
+        let length = if self.duration > LONG { length * 6 } else { length };
         let members = self.members.len() as u64;
         let someone = |random: &mut RandomStream| match random.below(5) {
             0 | 1 => Who::Primary,
@@ -441,13 +469,19 @@ impl Plan {
             Family::Shutdown => (Fault::Shutdown(someone(&mut random)), Some(Fault::Restart)),
             Family::Pause => (Fault::Pause(someone(&mut random)), Some(Fault::Resume)),
             Family::Partition => {
-                let pick = |random: &mut RandomStream, count: u64| {
+                let pick = |random: &mut RandomStream, count: u64| -> Vec<u8> {
                     (0..count).filter(|_| random.chance(1, 2)).map(|it| it as u8).collect()
                 };
-                let side = pick(&mut random, members);
+                let side = match random.below(4) {
+                    // The primary of a minority is where writes are undone later.
+                    0 | 1 => vec![Who::Primary],
+                    2 => vec![Who::Primary, Who::Secondary],
+                    _ => pick(&mut random, members).into_iter().map(Who::Member).collect(),
+                };
                 (Fault::Partition(side, pick(&mut random, clients)), Some(Fault::Heal))
             }
             Family::Isolate => (Fault::Isolate(someone(&mut random)), Some(Fault::Heal)),
+            Family::Lag => (Fault::Lag(someone(&mut random)), Some(Fault::Heal)),
             Family::Cut => {
                 let from = place(&mut random);
                 (Fault::Cut(from, Place::Member(someone(&mut random))), Some(Fault::Heal))
@@ -470,6 +504,12 @@ impl Plan {
             Family::StepDown => {
                 let seconds = random.between(2, 20) as u8;
                 (Fault::StepDown(seconds, random.chance(1, 3)), None)
+            }
+            Family::StepUp => {
+                let one = random.below(members) as u8;
+                let other = random.below(members) as u8;
+                let second = Fault::StepUp(Who::Member(other));
+                (Fault::StepUp(Who::Member(one)), Some(second))
             }
             Family::Reconfig => {
                 let member = random.below(members) as u8;
@@ -528,9 +568,10 @@ fn shape(seed: u64, count: u8, varied: bool) -> Vec<MemberPlan> {
             6 if number >= 2 => MemberPlan { priority: 0, hidden: true, ..plain },
             7 if number >= 3 => {
                 let delay_seconds = random.between(1, 5) as u8;
-                MemberPlan { priority: 0, hidden: true, delay_seconds, ..plain }
+                // Without a vote: a majority that must wait for it would be late by design.
+                MemberPlan { priority: 0, hidden: true, delay_seconds, votes: 0, ..plain }
             }
-            8 if number >= 3 => MemberPlan { priority: 0, votes: 0, ..plain },
+            8 if number >= 2 => MemberPlan { priority: 0, votes: 0, ..plain },
             _ => plain,
         }
     };

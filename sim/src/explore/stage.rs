@@ -17,7 +17,7 @@ use super::plan::{Fault, FaultAt, MemberPlan, OperationAt, Place, Plan, Who};
 use crate::check::{Asked, Final, Outcome, Strength};
 use crate::mongod::command::ReadAt;
 use crate::scenario::{RunOptions, Scenario};
-use crate::trace::{MemberState, Record};
+use crate::trace::{Event, MemberState, Record};
 use crate::world::{FaultError, Member, Sim};
 
 /// The first primary comes 10 to 11.5 s after the initiate; some split votes are granted.
@@ -58,6 +58,8 @@ pub struct Played {
     pub ended: Instant,
     /// The timeline, if anything was recorded.
     pub timeline: String,
+    /// The record itself.
+    pub events: Vec<Event>,
 }
 
 /// Plays `plan`, recording at `level`.
@@ -151,9 +153,15 @@ impl Stage<'_> {
         self.settle()?;
         let clients = self.plan.clients.len();
         let notes = self.notes.clone();
-        let idle = self.sim.run_until(CLIENTS_WITHIN, |_| notes.lock().idle == clients);
-        if idle.is_err() {
-            return self.found("clients make progress", "a client's operation never ended".into());
+        let by = self.sim.now() + CLIENTS_WITHIN;
+        while notes.lock().idle < clients {
+            if self.sim.now() >= by {
+                let what = format!("an operation never ended\n{}", self.states());
+                return self.found("clients make progress", what);
+            }
+            self.start_the_dead();
+            let soon = Duration::from_secs(2);
+            let _ = self.sim.run_until(soon, |_| notes.lock().idle == clients);
         }
         let mut workers: Vec<Worker> = Vec::new();
         for handle in handles {
@@ -217,6 +225,7 @@ impl Stage<'_> {
             failed,
             ended: self.sim.now(),
             timeline: self.sim.timeline(),
+            events: self.sim.events(),
         }
     }
 
@@ -224,7 +233,7 @@ impl Stage<'_> {
 
     fn initiate(&mut self) -> Result<(), Finding> {
         let members = self.sim.members();
-        let config = configuration(&self.sim.set_name(), &members, &self.plan.members);
+        let config = configuration(&self.sim.set_name(), &members, self.plan);
         let command = rawdoc! { "replSetInitiate": config, "$db": "admin" };
         let outcome = self.sim.shell_command(&members[0].name, command);
         let refused = match outcome {
@@ -305,13 +314,26 @@ impl Stage<'_> {
                 sim.resume(&self.host(member)).ok()?;
                 Some(Fault::Resume)
             }
-            Fault::Partition(members, clients) => {
-                let (one, other) = self.sides(members, clients);
+            Fault::Partition(side, clients) => {
+                let mut members: Vec<u8> =
+                    side.iter().filter_map(|who| self.resolve(*who)).collect();
+                members.sort_unstable();
+                members.dedup();
+                let (one, other) = self.sides(&members, clients);
                 if one.is_empty() || other.is_empty() {
                     return None;
                 }
                 sim.partition(&one, &other).ok()?;
-                Some(planned.fault.clone())
+                let members = members.into_iter().map(Who::Member).collect();
+                Some(Fault::Partition(members, clients.clone()))
+            }
+            Fault::Lag(who) => {
+                let member = self.resolve(*who)?;
+                let host = self.host(member);
+                for other in (0..self.plan.members.len() as u8).filter(|other| *other != member) {
+                    sim.cut(&*host, &*self.host(other)).ok()?;
+                }
+                Some(Fault::Lag(Who::Member(member)))
             }
             Fault::Cut(from, to) => {
                 let ((from, a), (to, b)) = self.link(*from, *to)?;
@@ -345,6 +367,16 @@ impl Stage<'_> {
                     "$db": "admin",
                 })?;
                 Some(planned.fault.clone())
+            }
+            Fault::StepUp(who) => {
+                let member = self.resolve(*who)?;
+                let host = self.host(member);
+                if !self.sim.member(&host).is_some_and(|member| member.alive) {
+                    return None;
+                }
+                let command = rawdoc! { "replSetStepUp": 1_i32, "$db": "admin" };
+                self.sim.spawn_shell_command(&host, command);
+                Some(Fault::StepUp(Who::Member(member)))
             }
             Fault::Remove(member) | Fault::Add(member) => {
                 let adds = matches!(planned.fault, Fault::Add(_));
@@ -421,16 +453,21 @@ impl Stage<'_> {
         }
     }
 
+    /// Starts whoever does not run: killed, or shut down, which may end long after everything is mended.
+    fn start_the_dead(&self) {
+        for member in self.sim.members().iter().filter(|member| !member.alive) {
+            let _ = self.sim.restart(member);
+        }
+    }
+
     /// Everybody who died is started; then the set has one primary, and everybody follows it.
     fn settle(&self) -> Result<(), Finding> {
         let by = self.sim.now() + SETTLED_WITHIN;
         loop {
-            for member in self.sim.members().iter().filter(|member| !member.alive) {
-                let _ = self.sim.restart(member);
-            }
+            self.start_the_dead();
             let soon = by.min(self.sim.now() + Duration::from_secs(2));
             let left = soon - self.sim.now();
-            if self.sim.run_until_world(left, |world| is_settled(world)).is_ok() {
+            if self.sim.run_until_world(left, is_settled).is_ok() {
                 return Ok(());
             }
             if self.sim.now() >= by {
@@ -454,6 +491,7 @@ impl Stage<'_> {
                     secondary: false,
                     max_staleness: None,
                 };
+                self.start_the_dead();
                 let outcome = self.sim.block_on(worker.perform(&operation, &self.notes));
                 match outcome {
                     Outcome::Done => break,
@@ -614,13 +652,9 @@ fn member_document(id: u8, host: &str, its: &MemberPlan) -> RawDocumentBuf {
 }
 
 /// The configuration that a plan's set is initiated with.
-pub(super) fn configuration(
-    set_name: &str,
-    members: &[Member],
-    plan: &[MemberPlan],
-) -> RawDocumentBuf {
+fn configuration(set_name: &str, members: &[Member], plan: &Plan) -> RawDocumentBuf {
     let mut list = RawArrayBuf::new();
-    for ((id, member), its) in (0_u8..).zip(members).zip(plan) {
+    for ((id, member), its) in (0_u8..).zip(members).zip(&plan.members) {
         // A set has at most seven voters.
         let its = match id {
             0..7 => *its,
@@ -628,5 +662,12 @@ pub(super) fn configuration(
         };
         list.push(member_document(id, &member.name, &its));
     }
-    rawdoc! { "_id": set_name, "version": 1_i32, "members": list }
+    let mut config = rawdoc! { "_id": set_name, "version": 1_i32, "members": list };
+    if let Some(millis) = plan.election_timeout_millis {
+        let settings = rawdoc! {
+            "electionTimeoutMillis": i64::from(millis), "heartbeatIntervalMillis": 1_000_i64,
+        };
+        config.append(cstr!("settings"), settings);
+    }
+    config
 }

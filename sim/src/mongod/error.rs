@@ -13,9 +13,6 @@ pub struct CommandError {
     pub extra: Option<Box<RawDocumentBuf>>,
 }
 
-/// Some errors are older than codes: `{ok: 0, errmsg}` and nothing more.
-pub const NO_CODE: i32 = 0;
-
 impl CommandError {
     /// An error of `code` that says `message`.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
@@ -94,7 +91,6 @@ codes! {
     COMMAND_NOT_FOUND = 59 "CommandNotFound";
     LOCATION_60 = 60 "Location60";
     INVALID_UUID = 207 "InvalidUUID";
-    STALE_CLUSTER_TIME = 209 "StaleClusterTime";
     IMMUTABLE_FIELD = 66 "ImmutableField";
     CANNOT_CREATE_INDEX = 67 "CannotCreateIndex";
     WRITE_CONCERN_FAILED = 64 "WriteConcernFailed";
@@ -175,7 +171,6 @@ codes! {
     INTERRUPTED_AT_SHUTDOWN = 11600 "InterruptedAtShutdown";
     INTERRUPTED = 11601 "Interrupted";
     INTERRUPTED_DUE_TO_REPL_STATE_CHANGE = 11602 "InterruptedDueToReplStateChange";
-    DATABASE_DIFFER_CASE = 13297 "DatabaseDifferCase";
     NOT_PRIMARY_NO_SECONDARY_OK = 13435 "NotPrimaryNoSecondaryOk";
     NOT_PRIMARY_OR_SECONDARY = 13436 "NotPrimaryOrSecondary";
     NOT_A_RETRYABLE_WRITE_COMMAND = 50768 "NotARetryableWriteCommand";

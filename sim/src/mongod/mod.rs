@@ -18,6 +18,8 @@ mod observe;
 pub mod oplog_entry;
 pub mod optime;
 pub mod peer;
+#[doc(hidden)]
+pub mod planted;
 mod process;
 pub mod query;
 pub mod repl;

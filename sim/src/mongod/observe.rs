@@ -53,8 +53,6 @@ impl Observation<'_> {
     pub fn is_arbiter(&self) -> bool {
         match (self.config, self.self_index) {
             (Some(config), Some(index)) => config.members[index].arbiter_only,
-            // One that was an arbiter until its configuration lost it shows what it was told, too.
-            (Some(_), None) => self.oplog.is_empty(),
             _ => false,
         }
     }

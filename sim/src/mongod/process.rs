@@ -12,7 +12,6 @@ use super::command::OplogDraft;
 use super::command::UnfinishedBatch;
 use super::command::client::Clients;
 use super::command::cursor::Cursors;
-use super::command::defaults::Defaults;
 use super::command::fail_point::FailPoints;
 use super::command::operations::Counters;
 use super::command::parameters::Parameters;
@@ -97,8 +96,6 @@ pub struct Mongod {
     pub(crate) spare_boxes: SpareBoxes,
     /// What this process has lived through, for who looks on.
     pub(crate) landmarks: Landmarks,
-    /// What `config.settings` says of default concerns, once it was read.
-    pub(crate) defaults_cache: std::cell::RefCell<Option<Arc<Defaults>>>,
     peers: Vec<Arc<str>>,
     wake_flags: u8,
 }
@@ -145,13 +142,10 @@ impl Mongod {
             noop_objects: Vec::new(),
             spare_boxes: SpareBoxes::default(),
             landmarks: Landmarks::default(),
-            defaults_cache: Default::default(),
             peers: Vec::new(),
             wake_flags: 0,
         };
         mongod.storage.set_oplog_size(mongod.options.oplog_size_bytes);
-        let start = mongod.startup_document(now);
-        mongod.storage.note_start(start);
         mongod.recover(now, files.clean);
         mongod
     }
@@ -166,7 +160,9 @@ impl Mongod {
             }
         }
         let vote = self.storage.local_document("replset.election");
-        if let Some(vote) = vote {
+        if let Some(vote) = vote
+            .filter(|_| !crate::mongod::planted::is(crate::mongod::planted::ServerBug::ForgetsVote))
+        {
             self.repl.last_vote = LastVote {
                 term: vote.get_i64("term").unwrap_or(0),
                 candidate_index: vote.get_i64("candidateIndex").unwrap_or(-1),
@@ -180,6 +176,9 @@ impl Mongod {
             self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
         }
         let config = self.storage.local_document("system.replset").and_then(|document| {
+            if crate::mongod::planted::is(crate::mongod::planted::ServerBug::DropsConfig) {
+                return None;
+            }
             let document = Document::try_from(document.as_ref()).ok()?;
             ReplSetConfig::from_document(&document).ok()
         });
@@ -223,7 +222,7 @@ impl Mongod {
             }
             Input::ClientBytes { connection, bytes } => self.client_bytes(now, connection, &bytes),
             Input::ClientClosed { connection } => self.client_closed(connection),
-            Input::Terminate => self.begin_shutdown(now, self.shutdown_timeout_by_signal(), true),
+            Input::Terminate => self.begin_shutdown(now, Self::shutdown_timeout_by_signal()),
         }
         self.settle(now);
     }
@@ -288,9 +287,6 @@ impl Mongod {
     /// # Errors
     /// What applying it says (duplicate key, no such collection); nothing is written then.
     pub(crate) fn log(&mut self, now: Instant, draft: OplogDraft) -> Result<OpTime, CommandError> {
-        if draft.ns.starts_with("local.") {
-            return self.write_unreplicated(now, draft);
-        }
         assert!(self.repl.is_writable(), "{} logs without leading", self.options.host);
         if self.storage.is_in_transaction() {
             self.storage.stage(draft.into())?;
@@ -325,8 +321,10 @@ impl Mongod {
             return Err(error);
         }
         self.sessions.observe(&entry);
-        self.note_defaults(&entry);
         self.repl.applied = Position { optime, wall_millis: entry.wall_millis };
+        if crate::mongod::planted::is(crate::mongod::planted::ServerBug::ClaimsDurable) {
+            self.repl.durable = self.repl.applied;
+        }
         self.timers.set_earlier(Timer::Journal, now + super::repl::JOURNAL_INTERVAL);
         self.wake(WAKE_DATA | WAKE_COMMIT);
         self.event(now, || EventKind::OplogWrite { optime, what: describe(&entry) });
@@ -386,29 +384,6 @@ impl Mongod {
             _ => false,
         };
         if in_use { Err(super::storage::write_conflict()) } else { Ok(()) }
-    }
-
-    /// A write to `local`: on every member, in no oplog. It has no optime.
-    fn write_unreplicated(
-        &mut self,
-        now: Instant,
-        draft: OplogDraft,
-    ) -> Result<OpTime, CommandError> {
-        let entry = OplogEntry {
-            optime: OpTime::NULL,
-            wall_millis: self.wall_millis(now),
-            kind: draft.kind,
-            ns: draft.ns,
-            collection_uuid: draft.collection_uuid,
-            object: draft.object,
-            object2: draft.object2,
-            upsert: draft.upsert,
-            session: None,
-            cache: Default::default(),
-        };
-        self.storage.write_unreplicated(&entry)?;
-        self.wake(WAKE_DATA);
-        Ok(OpTime::NULL)
     }
 
     /// The member's wall clock, in milliseconds since the Unix epoch.
@@ -508,8 +483,7 @@ impl Mongod {
         match reply {
             PeerReply::Heartbeat(reply) => {
                 let config = self.repl.config.as_deref();
-                let name = self.repl.set_name.as_deref().unwrap_or_default();
-                let document = reply.to_document(name, config, written);
+                let document = reply.to_document(config, written);
                 let back = HeartbeatReply::from_document(&document, config);
                 assert_eq!(back.as_ref(), Ok(&**reply), "a heartbeat reply is not its document");
             }
@@ -561,7 +535,10 @@ impl Mongod {
         let (from, to) = (self.repl.last_state, self.repl.state());
         if from != to {
             self.repl.last_state = to;
-            self.bump_topology();
+            if !crate::mongod::planted::is(crate::mongod::planted::ServerBug::KeepsTopologyVersion)
+            {
+                self.bump_topology();
+            }
             self.event(now, || EventKind::StateChanged { from, to, why: why.to_owned() });
         }
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod checked;
 mod checks;
 mod client;
 mod describe;
@@ -32,6 +33,8 @@ use crate::trace::{self, Event, Filter, Record};
 pub struct Scenario {
     source_name: Arc<str>,
     parsed: parse::Parsed,
+    /// Of a file with a table `[checked]`.
+    plan: Option<crate::explore::Plan>,
 }
 
 impl Scenario {
@@ -41,8 +44,12 @@ impl Scenario {
     /// Every mistake in the file, with line and column.
     pub fn parse(source_name: &str, text: &str) -> Result<Scenario, ScenarioError> {
         let source_name: Arc<str> = source_name.into();
+        if let Some(checked) = checked::read(&source_name, text) {
+            let (parsed, plan) = checked?;
+            return Ok(Scenario { source_name, parsed, plan: Some(plan) });
+        }
         let parsed = parse::parse(&source_name, text)?;
-        Ok(Scenario { source_name, parsed })
+        Ok(Scenario { source_name, parsed, plan: None })
     }
 
     /// A JSON Schema (2020-12) of scenario files, for editors: completion, and mistakes marked while
@@ -52,7 +59,10 @@ impl Scenario {
 
     /// Runs the story in a world of its own: the same bytes each time for the same seed.
     pub fn run(&self, options: &RunOptions) -> Outcome {
-        run::run(self, options)
+        match &self.plan {
+            Some(plan) => checked::run(&self.source_name, plan, options),
+            None => run::run(self, options),
+        }
     }
 
     /// The file's name, as it was given.
@@ -77,7 +87,8 @@ impl Scenario {
 
     /// How many steps it has.
     pub fn step_count(&self) -> usize {
-        self.parsed.steps.len()
+        let planned = self.plan.as_ref().map_or(0, crate::explore::step_count);
+        self.parsed.steps.len() + planned
     }
 }
 

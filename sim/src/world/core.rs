@@ -462,7 +462,7 @@ impl World {
         let who = host.host.clone();
         self.recorder.record(self.now, &who, EventKind::ProcessExited { code, why });
         if let Some(invariants) = &mut self.invariants {
-            invariants.ended(node);
+            invariants.ended(node, true);
         }
         for handle in connections {
             self.break_connection(handle, DownSegment::Eof);
@@ -480,7 +480,7 @@ impl World {
         let who = host.host.clone();
         self.recorder.record(self.now, &who, EventKind::ProcessKilled);
         if let Some(invariants) = &mut self.invariants {
-            invariants.ended(node);
+            invariants.ended(node, false);
         }
         if lost > 0 {
             self.recorder.record(self.now, &who, EventKind::JournalLost { count: lost });

@@ -33,7 +33,7 @@ pub use faults::{FaultError, Target};
 pub use sim::{Member, Sim, Sleep, TimeLimit};
 
 pub(crate) use connection::ClientSide;
-#[cfg(feature = "explore")]
+#[cfg(feature = "scenario")]
 pub(crate) use core::World;
 pub(crate) use executor::Shared;
 pub(crate) use slab::Handle;

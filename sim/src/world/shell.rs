@@ -41,7 +41,7 @@ impl Sim {
 }
 
 /// For explorations, which know no roles and wait for nothing they need not.
-#[cfg(feature = "explore")]
+#[cfg(feature = "scenario")]
 impl Sim {
     /// Runs a command, its `$db` in it, on the member of that name.
     pub(crate) fn shell_command(

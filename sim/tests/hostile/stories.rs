@@ -33,12 +33,6 @@ fn a_stream_of_hellos_that_never_wait_does_not_stop_the_clock() {
     outside.others_are_served();
 }
 
-/// `$clusterTime` with the signature of a set without authentication.
-fn signed(time: Timestamp) -> Document {
-    let hash = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0; 20] };
-    doc! { "clusterTime": time, "signature": { "hash": hash, "keyId": 0_i64 } }
-}
-
 #[test]
 fn a_cluster_time_with_the_largest_increment_does_not_stop_the_cluster_clock() {
     let mut outside = Outside::of(3);
@@ -49,13 +43,13 @@ fn a_cluster_time_with_the_largest_increment_does_not_stop_the_cluster_clock() {
         let late = Timestamp { time: now.time + 600, increment };
         let reply = outside.reply(
             client,
-            &doc! { "insert": "c", "documents": [{}], "$clusterTime": signed(late), "$db": "db" },
+            &doc! { "insert": "c", "documents": [{}], "$clusterTime": { "clusterTime": late }, "$db": "db" },
         );
         assert_eq!(reply.get_i32("n").ok(), Some(1), "{reply}");
     }
     let far = Timestamp { time: u32::MAX, increment: u32::MAX };
-    let reply =
-        outside.reply(client, &doc! { "ping": 1, "$clusterTime": signed(far), "$db": "admin" });
+    let reply = outside
+        .reply(client, &doc! { "ping": 1, "$clusterTime": { "clusterTime": far }, "$db": "admin" });
     assert_eq!(reply.get_str("codeName").ok(), Some("ClusterTimeFailsRateLimiter"), "{reply}");
     for field in ["afterClusterTime", "atClusterTime"] {
         let level = if field == "atClusterTime" { "snapshot" } else { "majority" };

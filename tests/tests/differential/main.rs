@@ -71,8 +71,7 @@ fn trials(folder: &Path) -> Vec<Trial> {
 fn run(path: &Path) -> Result<(), String> {
     let sequence = Sequence::read(path)?;
     let real = real_replies(path, &sequence)?;
-    let one_set = sequence.initiate.is_some();
-    let simulated = play::play(&sequence, Stage::simulated(sequence.members.len(), one_set))
+    let simulated = play::play(&sequence, Stage::simulated(sequence.members.len()))
         .map_err(|error| format!("simulated: {error}"))?;
     exceptions::judge(&sequence, &real, &simulated)
 }

@@ -29,14 +29,11 @@ enum Kind {
 }
 
 impl Stage {
-    /// A world of `members`; one set lives in it, unless the sequence makes several, one after the other:
-    /// then nothing `watches` over what a single set keeps.
-    pub fn simulated(members: usize, watches: bool) -> Stage {
+    pub fn simulated(members: usize) -> Stage {
         let sim = Sim::builder()
             .members(members)
             .seed_list(false)
             .server_version(ServerVersion::V6_0)
-            .check_invariants(watches)
             .build();
         Stage {
             transport: sim.transport("shell"),

@@ -269,21 +269,3 @@ fn spans_nest_commands_in_operations_and_operations_in_transactions() {
     assert_eq!(nested, ["insert d.c", "commitTransaction admin"]);
     assert_eq!(spans[1].nested[0].nested[0].attributes["db.mongodb.txn_number"], 1.into());
 }
-
-#[test]
-fn the_future_of_a_transaction_can_be_sent_to_another_thread() {
-    fn sent<T: Send>(value: T) -> T {
-        value
-    }
-    let outside = set(|_| None);
-    let client = client(&outside, "");
-    let notes = client.database("d").collection::<Document>("c");
-    outside.block_on(sent(async {
-        let session = client.start_session().await.unwrap();
-        let run = session.start_transaction().and_run_captured(|| async {
-            notes.insert_one(doc! {}).session(&session).await.map(|_| ())
-        });
-        run.await.unwrap();
-    }));
-    assert_eq!(outside.calls("commitTransaction").len(), 1);
-}

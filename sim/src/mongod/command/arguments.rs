@@ -41,10 +41,6 @@ const GENERIC: &[&str] = &[
     "writeConcern",
 ];
 
-/// The collections of `local` that hold what the server itself lives by.
-const OWN_DOCUMENTS: [&str; 5] =
-    ["replset.election", "startup_log", "system.replset", "system.rollback.id", "replset.minvalid"];
-
 /// Gives each argument but the command itself to `read`, which says whether it knows it.
 ///
 /// # Errors
@@ -153,13 +149,12 @@ pub(crate) fn check_writable(namespace: &str) -> Result<(), CommandError> {
     if system && !matches!(db, "admin" | "config" | "local") && collection != "system.js" {
         return wrong(format!("Invalid system namespace: {namespace}"));
     }
-    if namespace == "local.oplog.rs" {
-        return wrong(format!("cannot write to {namespace}"));
-    }
-    if db == "local" && OWN_DOCUMENTS.contains(&collection) {
+    if db == "local" {
         return Err(CommandError::new(
             error::COMMAND_NOT_SUPPORTED,
-            format!("This simulated server keeps {namespace} to itself"),
+            format!(
+                "This simulated server does not write to unreplicated collections: {namespace}"
+            ),
         ));
     }
     Ok(())

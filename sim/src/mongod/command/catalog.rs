@@ -173,9 +173,6 @@ fn drop_collection(
 ) -> Result<Outcome, CommandError> {
     let namespace = namespace(op)?;
     each_argument("drop", &op.body, |field, _| Ok(field == "collectionUUID"))?;
-    if namespace == "local.oplog.rs" {
-        return Err(CommandError::new(5_255_000, "can't drop live oplog while replicating"));
-    }
     match drop_view(server, now, op, &namespace)? {
         DroppedView::None => {}
         DroppedView::View => return Ok(Outcome::Reply(rawdoc! { "ns": namespace })),
@@ -243,12 +240,6 @@ fn drop_database(
         return Err(CommandError::new(5_255_100, "Have to pass 1 as 'drop' parameter"));
     }
     each_argument("dropDatabase", &op.body, |_, _| Ok(false))?;
-    if op.db == "local" && server.repl.set_name.is_some() {
-        return Err(CommandError::new(
-            error::ILLEGAL_OPERATION,
-            "Cannot drop 'local' database while replication is active",
-        ));
-    }
     if matches!(op.db.as_str(), "admin" | "config" | "local") {
         return Err(CommandError::new(
             error::ILLEGAL_OPERATION,
@@ -328,12 +319,6 @@ fn rename(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, 
     };
     let uuid = source.uuid();
     let (from_db, _) = split(from);
-    if (from_db == "local") != (split(to).0 == "local") {
-        return Err(CommandError::new(
-            error::ILLEGAL_OPERATION,
-            "Cannot rename collections between a replicated and an unreplicated database",
-        ));
-    }
     if from_db != split(to).0 {
         let exists = server.storage.collection(to, ReadAt::Newest).is_some();
         if exists && !drop_target {
@@ -398,18 +383,14 @@ fn list_collections(
     let mut found = Vec::new();
     if op.db == "local" {
         let names = server.storage.local_documents().map(|(name, _)| name);
-        for name in names.chain(["oplog.rs", "startup_log"]) {
+        for name in names.chain(["oplog.rs"]) {
             found.push(rawdoc! {
                 "name": name, "type": "collection", "options": {}, "info": { "readOnly": false },
             });
         }
     }
-    let listed = match op.db.as_str() {
-        "local" => server.storage.local_collections(),
-        _ => server.storage.collections(at),
-    };
     let mut views = Vec::new();
-    for view in listed {
+    for view in server.storage.collections(at) {
         let Some(name) = view.namespace().strip_prefix(&prefix) else { continue };
         let options = view.options();
         let mut shown = rawdoc! { "name": name, "type": "collection" };

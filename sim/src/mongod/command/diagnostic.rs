@@ -3,15 +3,16 @@
 use bson::{Bson, DateTime, Document, RawBsonRef, RawDocumentBuf, doc, rawdoc};
 use stepdown_driver::Instant;
 
-use super::arguments::each_argument;
 use super::operation::{Operation, Outcome};
 use super::spec::{CommandSpec, Gate};
+use super::write_concern::W;
 use crate::mongod::Mongod;
 use crate::mongod::error::CommandError;
 
 pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::anywhere(&["buildInfo", "buildinfo"], false, build_info),
     CommandSpec::anywhere(&["getCmdLineOpts"], true, get_cmd_line_opts),
+    CommandSpec::anywhere(&["getDefaultRWConcern"], true, get_default_rw_concern),
     CommandSpec::anywhere(&["getLog"], true, get_log),
     CommandSpec::anywhere(&["hostInfo"], true, host_info),
     CommandSpec::anywhere(&["listCommands"], false, list_commands),
@@ -19,22 +20,16 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     CommandSpec::anywhere(&["whatsmyuri"], false, whats_my_uri),
 ];
 
-fn ping(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome, CommandError> {
-    each_argument("ping", &operation.body, |_, _| Ok(false))?;
+fn ping(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
     Ok(Outcome::Reply(RawDocumentBuf::new()))
 }
 
 fn build_info(server: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
-    Outcome::document(&server.build_information())
-}
-
-/// What `buildInfo` says of a release.
-pub(crate) fn build_information(release: crate::mongod::ServerVersion) -> Document {
-    let version = release.text();
+    let version = server.options.version.text();
     let mut numbers: Vec<Bson> =
         version.split('.').filter_map(|part| part.parse::<i32>().ok()).map(Bson::Int32).collect();
     numbers.push(Bson::Int32(0));
-    doc! {
+    Outcome::document(&doc! {
         "version": version,
         "gitVersion": "stepdown",
         "modules": [],
@@ -48,56 +43,54 @@ pub(crate) fn build_information(release: crate::mongod::ServerVersion) -> Docume
         "debug": false,
         "maxBsonObjectSize": super::hello::BSON_OBJECT_SIZE_MAX,
         "storageEngines": ["stepdown"],
-    }
+    })
 }
 
 fn get_cmd_line_opts(
     server: &mut Mongod,
     _: Instant,
-    operation: &Operation,
+    _: &Operation,
 ) -> Result<Outcome, CommandError> {
-    each_argument("getCmdLineOpts", &operation.body, |_, _| Ok(false))?;
     let host = &server.options.host;
     let (name, port) = host.rsplit_once(':').unwrap_or((host, "27017"));
     let mut argv: Vec<Bson> = vec!["mongod".into()];
-    if let Some(option) = &server.options.repl_set {
-        argv.extend(["--replSet".into(), replica_set_text(option).into()]);
-    }
+    let mut parsed = doc! {
+        "net": { "bindIp": name, "port": port.parse::<i32>().unwrap_or(27_017) },
+    };
     argv.extend(["--bind_ip".into(), name.into(), "--port".into(), port.into()]);
+    if let Some(option) = &server.options.repl_set {
+        let mut text = option.name.to_string();
+        for (index, seed) in option.seeds.iter().enumerate() {
+            text.push(if index == 0 { '/' } else { ',' });
+            text.push_str(seed);
+        }
+        argv.extend(["--replSet".into(), Bson::from(text.as_str())]);
+        parsed.insert("replication", doc! { "replSet": text });
+    }
     if server.options.auth {
         argv.push("--auth".into());
+        parsed.insert("security", doc! { "authorization": "enabled" });
     }
     argv.extend(["--setParameter".into(), "enableTestCommands=1".into()]);
-    Outcome::document(&doc! { "argv": argv, "parsed": server.parsed_options() })
+    parsed.insert("setParameter", doc! { "enableTestCommands": "1" });
+    Outcome::document(&doc! { "argv": argv, "parsed": parsed })
 }
 
-/// `--replSet`.
-fn replica_set_text(option: &crate::mongod::ReplSetOption) -> String {
-    let mut text = option.name.to_string();
-    for (index, seed) in option.seeds.iter().enumerate() {
-        text.push(if index == 0 { '/' } else { ',' });
-        text.push_str(seed);
+fn get_default_rw_concern(
+    server: &mut Mongod,
+    now: Instant,
+    _: &Operation,
+) -> Result<Outcome, CommandError> {
+    let concern = server.default_write_concern();
+    let mut reply = doc! { "defaultReadConcern": { "level": "local" } };
+    // Measured: an implicit w: 1 is not shown.
+    if concern.w == W::Majority {
+        reply.insert("defaultWriteConcern", doc! { "w": "majority", "wtimeout": 0 });
     }
-    text
-}
-
-impl Mongod {
-    /// The options of the command line, as a configuration file would name them.
-    pub(crate) fn parsed_options(&self) -> bson::Document {
-        let host = &self.options.host;
-        let (name, port) = host.rsplit_once(':').unwrap_or((host, "27017"));
-        let mut parsed = doc! {
-            "net": { "bindIp": name, "port": port.parse::<i32>().unwrap_or(27_017) },
-        };
-        if let Some(option) = &self.options.repl_set {
-            parsed.insert("replication", doc! { "replSet": replica_set_text(option) });
-        }
-        if self.options.auth {
-            parsed.insert("security", doc! { "authorization": "enabled" });
-        }
-        parsed.insert("setParameter", doc! { "enableTestCommands": "1" });
-        parsed
-    }
+    reply.insert("defaultWriteConcernSource", "implicit");
+    reply.insert("defaultReadConcernSource", "implicit");
+    reply.insert("localUpdateWallClockTime", DateTime::from_millis(server.wall_millis(now)));
+    Outcome::document(&reply)
 }
 
 fn get_log(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome, CommandError> {
@@ -112,10 +105,9 @@ fn get_log(_: &mut Mongod, _: Instant, operation: &Operation) -> Result<Outcome,
             crate::mongod::error::OPERATION_FAILED,
             format!("No log named '{other}'"),
         )),
-        other => Err(super::arguments::wrong_type(
-            "getLog.getLog",
-            other.unwrap_or(RawBsonRef::Null),
-            "'string'",
+        _ => Err(CommandError::new(
+            crate::mongod::error::TYPE_MISMATCH,
+            "Argument to getLog must be of type String",
         )),
     }
 }

@@ -1,14 +1,13 @@
 //! From a message to its answer: fail points, gates, read concern, the command, write concern, and
 //! the fields that every reply carries.
 
-use bson::oid::ObjectId;
 use bson::{RawBsonRef, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use stepdown_driver::Instant;
 use stepdown_driver::wire::{Flags, Message};
 
 use super::fail_point::FailCommand;
 use super::find_command;
-use super::operation::{Operation, Outcome, ReadAt, ReadConcern, ReadConcernLevel};
+use super::operation::{Operation, Outcome, ReadAt, ReadConcernLevel};
 use super::request::{Answer, Origin, Request, command_name};
 use super::spec::Gate;
 use super::transaction::step_of;
@@ -16,10 +15,9 @@ use super::wait::{Then, Wait, max_time_expired};
 use super::write_concern::Satisfied;
 use crate::mongod::error::{
     CHANGE_STREAM_FATAL_ERROR, CHANGE_STREAM_HISTORY_LOST, CommandError, INTERRUPTED_AT_SHUTDOWN,
-    INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS, NO_CODE, NO_SUCH_TRANSACTION,
+    INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, INVALID_OPTIONS, NO_SUCH_TRANSACTION,
     NOT_PRIMARY_NO_SECONDARY_OK, NOT_PRIMARY_OR_SECONDARY, NOT_WRITABLE_PRIMARY,
-    NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS, SNAPSHOT_UNAVAILABLE,
-    WRITE_CONFLICT, code_name,
+    NOT_YET_INITIALIZED, PRIMARY_STEPPED_DOWN, SHUTDOWN_IN_PROGRESS, WRITE_CONFLICT, code_name,
 };
 use crate::mongod::optime::Ts;
 use crate::mongod::query::value::check_nesting;
@@ -47,6 +45,47 @@ const RESUMABLE: [i32; 6] = [63, 133, 150, 216, 234, 13_388];
 /// Whether a request is a statement of a transaction and not its end: its write concern is the end's.
 fn is_inside_transaction(request: &Request) -> bool {
     matches!(step_of(&request.operation), Some(Step::Start | Step::Continue))
+}
+
+/// Whether the command takes the level of read concern it was given, or its transaction does.
+///
+/// # Errors
+/// 72, in the words of a real server.
+fn supports_read_concern(request: &Request) -> Result<(), CommandError> {
+    let operation = &request.operation;
+    let level = operation.read_concern.level;
+    if level == ReadConcernLevel::Local || step_of(operation).is_some() {
+        return Ok(());
+    }
+    let why = match (request.spec.names[0], level) {
+        ("count", ReadConcernLevel::Snapshot) => "read concern snapshot not supported".to_owned(),
+        ("aggregate", ReadConcernLevel::Linearizable) => match writing_stage(operation) {
+            Some(stage) => {
+                format!("{stage} cannot be used with a 'linearizable' read concern level")
+            }
+            None => return Ok(()),
+        },
+        // Measured: a batch takes whatever it is given, and is read as its cursor is.
+        ("getMore", _) => return Ok(()),
+        ("aggregate" | "count" | "dbHash" | "distinct" | "find", _) => return Ok(()),
+        _ => "read concern not supported".to_owned(),
+    };
+    Err(CommandError::new(
+        INVALID_OPTIONS,
+        format!(
+            "Command {} does not support {{ readConcern: {{ level: \"{}\", provenance: \
+             \"clientSupplied\" }} }} :: caused by :: {why}",
+            request.spec.names[0],
+            level.as_str(),
+        ),
+    ))
+}
+
+/// The stage of an aggregation that writes, if it has one.
+fn writing_stage(operation: &Operation) -> Option<&'static str> {
+    let last = operation.body.get_array("pipeline").ok()?.into_iter().last()?.ok()?;
+    let name = last.as_document()?.iter_elements().next()?.ok()?.key().as_str().to_owned();
+    ["$out", "$merge"].into_iter().find(|stage| *stage == name)
 }
 
 impl Mongod {
@@ -160,10 +199,7 @@ impl Mongod {
             self.park(request, Wait::Unlocked);
             return;
         }
-        self.take_default_level(&mut request);
-        let gate = self
-            .gate(&request)
-            .and_then(|()| ReadConcern::check_support(request.spec.names[0], &request));
+        let gate = self.gate(&request).and_then(|()| supports_read_concern(&request));
         let outcome = match gate.and_then(|()| self.begin_statement(now, &mut request)) {
             Ok(()) => self.read_concern_is_met(now, &request),
             Err(error) => {
@@ -187,21 +223,6 @@ impl Mongod {
         let session = request.operation.session.filter(|_| request.in_transaction);
         if let Some(session) = session {
             self.abort_transaction(session.lsid);
-        }
-    }
-
-    /// A command that names no read concern level takes what was set for the set.
-    fn take_default_level(&self, request: &mut Request) {
-        let operation = &mut request.operation;
-        let in_transaction = operation.session.is_some_and(|session| session.in_transaction);
-        if !operation.read_concern.level_given
-            && !in_transaction
-            && operation.db != "local"
-            && self.repl.config.is_some()
-            && ReadConcern::takes_default(request.spec.names[0])
-            && let Some(level) = self.custom_read_level()
-        {
-            operation.read_concern.level = level;
         }
     }
 
@@ -251,12 +272,7 @@ impl Mongod {
                         "node is in drain mode",
                     ));
                 }
-                let steps_down = self
-                    .repl
-                    .leader
-                    .as_ref()
-                    .is_some_and(|leader| leader.phase == LeaderPhase::SteppingDown);
-                if self.repl.leader.is_some() && (!steps_down || request.secondary_ok) {
+                if self.repl.leader.is_some() {
                     Ok(())
                 } else if !request.secondary_ok {
                     Err(CommandError::new(
@@ -303,7 +319,11 @@ impl Mongod {
                 }
                 _ => self.repl.applied.optime.ts,
             };
-            if reached < after {
+            if reached < after
+                && !crate::mongod::planted::is(
+                    crate::mongod::planted::ServerBug::IgnoresAfterClusterTime,
+                )
+            {
                 // A primary that nobody writes to would keep the reader waiting for its next no-op.
                 if self.repl.is_writable() && self.repl.applied.optime.ts < after {
                     self.log_noop(now, "read concern afterClusterTime");
@@ -324,9 +344,6 @@ impl Mongod {
                 NOT_WRITABLE_PRIMARY,
                 "cannot satisfy linearizable read concern on non-primary node",
             ));
-        }
-        if let Some(at) = concern.at_cluster_time {
-            self.check_history(&request.operation, at)?;
         }
         let wants_snapshot =
             matches!(concern.level, ReadConcernLevel::Majority | ReadConcernLevel::Snapshot);
@@ -357,31 +374,9 @@ impl Mongod {
         ))
     }
 
-    /// A collection cannot be read as it was before it had its name.
-    fn check_history(&self, operation: &Operation, at: Ts) -> Result<(), CommandError> {
-        let first = operation.body.iter().flatten().next();
-        let Some(collection) = first.and_then(|(_, value)| value.as_str()) else { return Ok(()) };
-        let view = self.storage.collection(&operation.namespace(collection), ReadAt::Newest);
-        match view.map(|view| view.since()) {
-            Some(since) if since > at => Err(CommandError::new(
-                SNAPSHOT_UNAVAILABLE,
-                format!(
-                    "Unable to read from a snapshot due to pending collection catalog changes; please retry the operation. Snapshot timestamp is {}. Collection minimum is {}",
-                    Timestamp::from(at),
-                    Timestamp::from(since)
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// Runs the command; then its write concern.
     pub(crate) fn run(&mut self, now: Instant, mut request: Box<Request>, waited: bool) {
         request.operation.waited = waited;
-        if request.write_concern.is_none() && request.spec.names[0] == "setDefaultRWConcern" {
-            // It waits by the default that it replaces.
-            request.write_concern = Some(self.default_write_concern());
-        }
         let step = if request.in_transaction { step_of(&request.operation) } else { None };
         let outcome = match step {
             Some(step) => self.run_statement(now, &request, step),
@@ -417,6 +412,9 @@ impl Mongod {
                     self.cursors.limit_time(id);
                 }
                 if request.operation.read_concern.level == ReadConcernLevel::Linearizable
+                    && !crate::mongod::planted::is(
+                        crate::mongod::planted::ServerBug::AnswersLinearizableAtOnce,
+                    )
                     && request.spec.gate == Gate::Read
                 {
                     let optime = self.log_noop(now, "linearizable read");
@@ -442,16 +440,10 @@ impl Mongod {
             && self.repl.leader.is_some()
             && request.operation.db != "local";
         if !waits {
-            if request.operation.db == "local" && request.write_concern.is_some() {
-                // Measured: nobody waits for it, and yet the client has seen what the set has.
-                self.note_client_write(request.answer.connection, self.repl.applied.optime);
-            }
             self.finish(now, request, outcome, None);
             return;
         }
-        // `writeConcern: {}` is none.
-        let given = request.write_concern.clone();
-        let concern = given.unwrap_or_else(|| self.default_write_concern());
+        let concern = request.write_concern.clone().unwrap_or_else(|| self.default_write_concern());
         let client = self.clients.get_mut(request.answer.connection).expect("checked by run");
         let wrote = client.last_op > request.last_op_before;
         if !wrote {
@@ -489,6 +481,13 @@ impl Mongod {
             // A transaction's statements all read its snapshot.
             _ if operation.transaction().is_some() => ReadAt::Newest,
             _ if self.repl.set_name.is_none() => ReadAt::Newest,
+            ReadConcernLevel::Majority
+                if crate::mongod::planted::is(
+                    crate::mongod::planted::ServerBug::ReadsUncommitted,
+                ) =>
+            {
+                ReadAt::Newest
+            }
             ReadConcernLevel::Majority => ReadAt::Timestamp(self.repl.commit.optime.ts),
             ReadConcernLevel::Snapshot => {
                 ReadAt::Timestamp(concern.at_cluster_time.unwrap_or(self.repl.commit.optime.ts))
@@ -543,7 +542,7 @@ impl Mongod {
             .or_else(|| injected.as_ref().and_then(|document| document.get_i32("code").ok()));
         let is_hello = request.spec.names.contains(&"hello");
         let with_version = |code: i32| is_not_primary_error(code) || self.is_shutdown_error(code);
-        let shows_version = failed_code.or(wc_code).is_some_and(with_version);
+        let shows_version = !is_hello && failed_code.or(wc_code).is_some_and(with_version);
         // Measured: on an error labels and version stand before everything else.
         let labels = self.labels(&request, failed_code, wc_code);
         if failed_code.is_some()
@@ -587,9 +586,6 @@ impl Mongod {
         {
             reply.append(cstr!("errorLabels"), labels);
         }
-        if matches!(request.operation.body.get("$replData"), Ok(Some(_))) {
-            self.append_metadata(&mut reply);
-        }
         // Where the command itself went well it stands behind that.
         if shows_version && failed_code.is_none() {
             reply.append(cstr!("topologyVersion"), self.topology_version());
@@ -614,27 +610,6 @@ impl Mongod {
         }
     }
 
-    /// `$replData`, for who sends its own: members do.
-    fn append_metadata(&self, reply: &mut RawDocumentBuf) {
-        let Some(config) = &self.repl.config else { return };
-        let repl = &self.repl;
-        let mut data = rawdoc! {
-            "term": repl.term,
-            "lastOpCommitted": repl.commit.optime.to_raw(),
-            "lastCommittedWall": bson::DateTime::from_millis(repl.commit.wall_millis),
-            "lastOpVisible": repl.applied.optime.to_raw(),
-            "configVersion": config.version,
-            "configTerm": config.term,
-        };
-        if let Some(id) = config.settings.replica_set_id {
-            data.append(cstr!("replicaSetId"), id);
-        }
-        let source = repl.sync.source().map_or(-1, |index| index as i32);
-        data.append(cstr!("syncSourceIndex"), source);
-        data.append(cstr!("isPrimary"), repl.leader.is_some());
-        reply.append(cstr!("$replData"), data);
-    }
-
     fn free(&mut self, now: Instant, connection: ConnectionId) {
         self.client_is_free(connection);
         // A request that was parked is answered from outside `serve_next`: take up what waits.
@@ -655,17 +630,13 @@ impl Mongod {
     fn append_write_fields(&self, reply: &mut RawDocumentBuf, request: &Request) {
         let shows = matches!(request.spec.names[0], "insert" | "update" | "delete" | "bulkWrite");
         let Some(client) = self.clients.get(request.answer.connection) else { return };
-        if !shows || self.repl.set_name.is_none() {
+        if !shows || self.repl.config.is_none() || client.last_op.is_null() {
             return;
         }
-        // Measured: who leads nothing has an id of zeros, and a write to `local` no optime.
-        let election_id = self.repl.current_election_id();
-        reply.append(cstr!("electionId"), election_id.unwrap_or(ObjectId::from_bytes([0; 12])));
-        if client.last_op.term < 0 {
-            reply.append(cstr!("opTime"), Timestamp::from(client.last_op.ts));
-        } else {
-            reply.append(cstr!("opTime"), client.last_op.to_raw());
+        if let Some(election_id) = self.repl.current_election_id() {
+            reply.append(cstr!("electionId"), election_id);
         }
+        reply.append(cstr!("opTime"), client.last_op.to_raw());
     }
 
     /// `errorLabels`, if there are any.
@@ -847,10 +818,8 @@ pub(crate) fn name_of(code: i32) -> String {
 fn append_error(reply: &mut RawDocumentBuf, error: &CommandError) {
     reply.append(cstr!("ok"), 0.0);
     reply.append(cstr!("errmsg"), error.message.as_str());
-    if error.code != NO_CODE {
-        reply.append(cstr!("code"), error.code);
-        reply.append(cstr!("codeName"), name_of(error.code).as_str());
-    }
+    reply.append(cstr!("code"), error.code);
+    reply.append(cstr!("codeName"), name_of(error.code).as_str());
     if let Some(extra) = &error.extra {
         copy_fields(reply, extra);
     }

@@ -215,24 +215,25 @@ fn retried(
     executed: &Executed,
 ) -> Result<Outcome, CommandError> {
     let statement_id = Some(arguments.statement_id);
-    let asked = || shell_document(&own_arguments(&op.body));
-    let image = executed.image.as_ref().map(|image| match image {
-        RetryImage::Pre(document) | RetryImage::Post(document) => document,
-    });
-    let another_kind = |code: i32| {
-        Err(CommandError::new(
-            code,
-            format!(
-                "findAndModify retry request: {} is not compatible with previous write in the \
-                 transaction of type: {}, {}",
-                asked(),
-                executed.kind.letter(),
-                executed.told()
-            ),
-        ))
+    let image = |wanted: &str| {
+        let found = match (&executed.image, wanted) {
+            (Some(RetryImage::Pre(image)), "pre") | (Some(RetryImage::Post(image)), "post") => {
+                Some(image.clone())
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| {
+            CommandError::new(
+                40_607,
+                format!(
+                    "No {wanted}-image available for findAndModify retry request:{}",
+                    shell_document(&own_arguments(&op.body))
+                ),
+            )
+        })
     };
-    match (executed.kind, image) {
-        (OpKind::Insert, _) if arguments.upsert => {
+    match executed.kind {
+        OpKind::Insert => {
             let mut last_error = rawdoc! { "n": 1, "updatedExisting": false };
             if let Some(id) = id_of(&executed.object) {
                 last_error.append(cstr!("upserted"), id);
@@ -240,33 +241,23 @@ fn retried(
             let value = arguments.new.then_some(&*executed.object);
             Ok(reply(last_error, value, statement_id))
         }
-        (OpKind::Insert, _) => another_kind(40_608),
-        (OpKind::Delete, _) if !arguments.remove => another_kind(40_606),
-        (OpKind::Delete, Some(image)) => Ok(reply(rawdoc! { "n": 1 }, Some(image), statement_id)),
-        (OpKind::Delete, None) => Err(CommandError::new(
-            40_607,
-            format!("No pre-image available for findAndModify retry request:{}", asked()),
-        )),
-        // Measured: the image that is there is the answer, whichever was asked for.
-        (OpKind::Update, Some(image)) => {
+        OpKind::Delete if arguments.remove => {
+            let value = image("pre")?;
+            Ok(reply(rawdoc! { "n": 1 }, Some(&value), statement_id))
+        }
+        OpKind::Update if !arguments.remove => {
+            let value = image(if arguments.new { "post" } else { "pre" })?;
             let last_error = rawdoc! { "n": 1, "updatedExisting": true };
-            Ok(reply(last_error, Some(image), statement_id))
+            Ok(reply(last_error, Some(&value), statement_id))
         }
-        (OpKind::Update, None) => {
-            let (code, wanted, stored) = match arguments.new {
-                true => (40_611, "after", "before"),
-                false => (40_612, "before", "after"),
-            };
-            Err(CommandError::new(
-                code,
-                format!(
-                    "findAndModify retry request: {} wants the document {wanted} update returned, but \
-                     only {stored} update document is stored, {}",
-                    asked(),
-                    executed.told()
-                ),
-            ))
-        }
-        (OpKind::Command | OpKind::Noop, _) => another_kind(40_606),
+        kind => Err(CommandError::new(
+            40_606,
+            format!(
+                "findAndModify retry request: {} is not compatible with previous write in the \
+                 transaction of type: {}",
+                shell_document(&own_arguments(&op.body)),
+                kind.letter()
+            ),
+        )),
     }
 }

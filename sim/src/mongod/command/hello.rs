@@ -13,7 +13,6 @@ use super::spec::{CommandSpec, Gate};
 use super::wait::Wait;
 use crate::mongod::error::{CLIENT_METADATA_CANNOT_BE_MUTATED, CommandError, SHUTDOWN_IN_PROGRESS};
 use crate::mongod::optime::OpTime;
-use crate::mongod::repl::LeaderPhase;
 use crate::mongod::{Mongod, ServerVersion};
 use crate::trace::MemberState;
 
@@ -77,7 +76,10 @@ fn hello(
             SHUTDOWN_IN_PROGRESS,
             "The server is in quiesce mode and will shut down",
         )
-        .with_extra(rawdoc! { "remainingQuiesceTimeMillis": remaining }));
+        .with_extra(rawdoc! {
+            "remainingQuiesceTimeMillis": remaining,
+            "topologyVersion": server.topology_version(),
+        }));
     }
     let legacy = operation.name != "hello";
     let mut reply = RawDocumentBuf::new();
@@ -177,10 +179,7 @@ fn awaited(
     now: Instant,
     operation: &Operation,
 ) -> Result<Option<Wait>, CommandError> {
-    let version = match operation.argument("topologyVersion") {
-        None => None,
-        Some(value) => Some(super::arguments::document("hello.topologyVersion", value)?),
-    };
+    let version = operation.body.get_document("topologyVersion").ok();
     let await_millis = match operation.argument("maxAwaitTimeMS") {
         None => None,
         Some(value) => Some(match value {
@@ -336,10 +335,7 @@ impl Mongod {
         reply.append(cstr!("setVersion"), config.version as i32);
         let state = repl.state();
         let writable = repl.is_writable();
-        // Who has won but not drained says secondary; who steps down says neither (measured).
-        let draining =
-            repl.leader.as_ref().is_some_and(|leader| leader.phase == LeaderPhase::CatchUp);
-        let secondary = state == MemberState::Secondary || draining;
+        let secondary = state == MemberState::Secondary || (repl.leader.is_some() && !writable);
         reply.append(writable_field, writable);
         reply.append(cstr!("secondary"), secondary);
         if let Some(primary) = repl.primary {

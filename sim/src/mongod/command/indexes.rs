@@ -144,8 +144,6 @@ fn create_indexes(
     } else {
         reply.append(cstr!("createdCollectionAutomatically"), created);
         match quorum {
-            // Nobody votes on what is not replicated.
-            _ if op.db == "local" => {}
             Some(quorum) => reply.append(cstr!("commitQuorum"), quorum),
             None => reply.append(cstr!("commitQuorum"), "votingMembers"),
         }

@@ -12,7 +12,6 @@ mod coll_mod;
 mod context;
 mod create;
 pub(crate) mod cursor;
-pub(crate) mod defaults;
 mod diagnostic;
 mod dispatch;
 mod explain;
@@ -20,7 +19,6 @@ pub(crate) mod fail_point;
 mod find_and_modify;
 mod hello;
 mod indexes;
-pub(crate) mod legacy;
 mod maintenance;
 mod member;
 pub mod operation;
@@ -28,17 +26,15 @@ pub(crate) mod operations;
 pub(crate) mod parameters;
 mod plan;
 mod read;
-mod read_concern;
 mod replication;
 pub(crate) mod request;
 pub(crate) mod sasl;
 mod scan;
 mod search_index;
-pub(crate) mod server_status;
+mod server_status;
 mod session;
 pub(crate) mod spec;
 pub(crate) mod stable_api;
-mod startup;
 mod statistics;
 mod testing;
 mod transaction;
@@ -59,7 +55,6 @@ const FAMILIES: &[&[CommandSpec]] = &[
     aggregate::COMMANDS,
     catalog::COMMANDS,
     cursor::COMMANDS,
-    defaults::COMMANDS,
     diagnostic::COMMANDS,
     explain::COMMANDS,
     fail_point::COMMANDS,

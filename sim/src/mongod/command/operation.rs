@@ -70,10 +70,6 @@ pub struct OperationSession {
 /// `readConcern`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadConcern {
-    /// The command has a `readConcern`, or the set has a default one.
-    pub given: bool,
-    /// It says a level.
-    pub level_given: bool,
     /// `level`.
     pub level: ReadConcernLevel,
     /// `afterClusterTime`.

@@ -11,7 +11,8 @@ use super::operation::{Operation, Outcome};
 use super::spec::CommandSpec;
 use crate::mongod::Mongod;
 use crate::mongod::error::{
-    BAD_VALUE, CommandError, NO_CODE, UNKNOWN_FEATURE_COMPATIBILITY_VERSION,
+    BAD_VALUE, CommandError, ILLEGAL_OPERATION, INVALID_OPTIONS,
+    UNKNOWN_FEATURE_COMPATIBILITY_VERSION,
 };
 use crate::mongod::query::value::ValueRef;
 
@@ -28,35 +29,27 @@ pub(crate) struct Parameters(BTreeMap<&'static str, Value>);
 enum Value {
     Bool(bool),
     Int(i64),
-    /// A number that is shown in 64 bits, however small.
-    Long(i64),
     Double(f64),
-    Text(&'static str),
 }
 
-/// A parameter, its default, when it may be set, and to no less than what.
+/// A parameter, its default, and when it may be set.
 struct Parameter {
     name: &'static str,
     default: Value,
     at_runtime: bool,
     at_startup: bool,
-    min: i64,
 }
 
 const fn runtime(name: &'static str, default: Value) -> Parameter {
-    Parameter { name, default, at_runtime: true, at_startup: true, min: i64::MIN }
-}
-
-const fn at_least(min: i64, name: &'static str, default: Value) -> Parameter {
-    Parameter { name, default, at_runtime: true, at_startup: true, min }
+    Parameter { name, default, at_runtime: true, at_startup: true }
 }
 
 const fn startup(name: &'static str, default: Value) -> Parameter {
-    Parameter { name, default, at_runtime: false, at_startup: true, min: i64::MIN }
+    Parameter { name, default, at_runtime: false, at_startup: true }
 }
 
 const fn fixed(name: &'static str, default: Value) -> Parameter {
-    Parameter { name, default, at_runtime: false, at_startup: false, min: i64::MIN }
+    Parameter { name, default, at_runtime: false, at_startup: false }
 }
 
 /// In the server's order, which is by name; two more are worked out when they are asked for.
@@ -65,25 +58,17 @@ const PARAMETERS: &[Parameter] = &[
     startup("TransactionRecordMinimumLifetimeMinutes", Value::Int(30)),
     startup("acceptApiVersion2", Value::Bool(false)),
     runtime("allowDiskUseByDefault", Value::Bool(true)),
-    startup("allowMultipleArbiters", Value::Bool(false)),
     fixed("authSchemaVersion", Value::Int(5)),
-    at_least(0, "changeSyncSourceThresholdMillis", Value::Long(5)),
     runtime("clientCursorMonitorFrequencySecs", Value::Int(4)),
-    runtime("createRollbackDataFiles", Value::Bool(true)),
-    runtime("cursorTimeoutMillis", Value::Long(600_000)),
-    runtime("diagnosticDataCollectionEnabled", Value::Bool(true)),
+    runtime("cursorTimeoutMillis", Value::Int(600_000)),
     startup("disableLogicalSessionCacheRefresh", Value::Bool(false)),
     startup("disableSplitHorizonIPCheck", Value::Bool(false)),
     runtime("enableElectionHandoff", Value::Bool(true)),
     runtime("enableFlowControl", Value::Bool(true)),
     startup("enableLocalhostAuthBypass", Value::Bool(true)),
-    runtime("enableOverrideClusterChainingSetting", Value::Bool(false)),
     startup("enableTestCommands", Value::Bool(true)),
     startup("expiredChangeStreamPreImageRemovalJobSleepSecs", Value::Int(10)),
-    at_least(0, "fassertOnLockTimeoutForStepUpDown", Value::Int(30)),
-    at_least(1, "flowControlTargetLagSeconds", Value::Int(10)),
-    startup("heartBeatFrequencyMs", Value::Int(10_000)),
-    startup("initialSyncSourceReadPreference", Value::Text("")),
+    runtime("flowControlTargetLagSeconds", Value::Int(10)),
     runtime("initialSyncTransientErrorRetryPeriodSeconds", Value::Int(86_400)),
     runtime("internalInsertMaxBatchSize", Value::Int(500)),
     runtime("internalQueryExecYieldIterations", Value::Int(1_000)),
@@ -92,37 +77,25 @@ const PARAMETERS: &[Parameter] = &[
     startup("localLogicalSessionTimeoutMinutes", Value::Int(30)),
     runtime("logLevel", Value::Int(0)),
     startup("logicalSessionRefreshMillis", Value::Int(300_000)),
-    startup("maxAcceptableLogicalClockDriftSecs", Value::Long(31_536_000)),
+    startup("maxAcceptableLogicalClockDriftSecs", Value::Int(31_536_000)),
     runtime("maxIndexBuildMemoryUsageMegabytes", Value::Int(200)),
-    at_least(1, "maxNumSyncSourceChangesPerHour", Value::Int(3)),
-    startup("maxOplogTruncationPointsAfterStartup", Value::Long(100)),
     startup("maxSessions", Value::Int(1_000_000)),
     startup("maxSyncSourceLagSecs", Value::Int(30)),
-    runtime("maxTimeMSForHedgedReads", Value::Int(150)),
     runtime("maxTransactionLockRequestTimeoutMillis", Value::Int(5)),
-    startup("minOplogTruncationPoints", Value::Long(10)),
-    at_least(0, "minSnapshotHistoryWindowInSeconds", Value::Int(300)),
+    runtime("minSnapshotHistoryWindowInSeconds", Value::Int(300)),
     runtime("notablescan", Value::Bool(false)),
-    at_least(1, "numInitialSyncAttempts", Value::Int(10)),
-    runtime("oplogApplicationEnforcesSteadyStateConstraints", Value::Bool(false)),
-    runtime("oplogFetcherInitialSyncMaxFetcherRestarts", Value::Int(10)),
+    runtime("numInitialSyncAttempts", Value::Int(10)),
     startup("oplogFetcherUsesExhaust", Value::Bool(true)),
-    runtime("oplogInitialFindMaxSeconds", Value::Int(60)),
-    runtime("oplogNetworkTimeoutBufferSeconds", Value::Int(5)),
     startup("periodicNoopIntervalSecs", Value::Int(10)),
-    startup("priorityTakeoverFreshnessWindowSeconds", Value::Int(2)),
     runtime("quiet", Value::Bool(false)),
     runtime("replBatchLimitBytes", Value::Int(104_857_600)),
-    at_least(1, "replBatchLimitOperations", Value::Int(5_000)),
+    runtime("replBatchLimitOperations", Value::Int(5_000)),
     startup("replElectionTimeoutOffsetLimitFraction", Value::Double(0.15)),
-    startup("replWriterMinThreadCount", Value::Int(0)),
     startup("replWriterThreadCount", Value::Int(16)),
     runtime("requireApiVersion", Value::Bool(false)),
-    at_least(1, "rollbackTimeLimitSecs", Value::Int(86_400)),
     runtime("scramIterationCount", Value::Int(10_000)),
     runtime("scramSHA256IterationCount", Value::Int(15_000)),
-    at_least(0, "shutdownTimeoutMillisForSignaledShutdown", Value::Int(15_000)),
-    startup("skipShardingConfigurationChecks", Value::Bool(false)),
+    runtime("shutdownTimeoutMillisForSignaledShutdown", Value::Int(15_000)),
     runtime("storeFindAndModifyImagesInSideCollection", Value::Bool(true)),
     runtime("syncdelay", Value::Double(60.0)),
     startup("testingDiagnosticsEnabled", Value::Bool(false)),
@@ -131,9 +104,8 @@ const PARAMETERS: &[Parameter] = &[
         default: Value::Bool(false),
         at_runtime: true,
         at_startup: false,
-        min: i64::MIN,
     },
-    at_least(1, "transactionLifetimeLimitSeconds", Value::Int(60)),
+    runtime("transactionLifetimeLimitSeconds", Value::Int(60)),
     runtime("ttlMonitorEnabled", Value::Bool(true)),
     runtime("ttlMonitorSleepSecs", Value::Int(60)),
     runtime("waitForSecondaryBeforeNoopWriteMS", Value::Int(10)),
@@ -147,9 +119,7 @@ impl Value {
             Value::Int(value) => {
                 i32::try_from(value).map_or_else(|_| Bson::Int64(value), Bson::Int32)
             }
-            Value::Long(value) => Bson::Int64(value),
             Value::Double(value) => Bson::Double(value),
-            Value::Text(text) => text.into(),
         }
     }
 
@@ -169,17 +139,12 @@ impl Value {
         };
         match (self, number) {
             (Value::Bool(_), _) => Ok(Value::Bool(ValueRef::from(given).is_truthy())),
-            (Value::Int(_) | Value::Long(_), Some(number)) => {
-                let whole = match given {
-                    RawBsonRef::Int64(number) => number,
-                    // The cast saturates, as the server's does.
-                    _ => number as i64,
-                };
-                let long = matches!(self, Value::Long(_));
-                Ok(if long { Value::Long(whole) } else { Value::Int(whole) })
-            }
-            (Value::Int(_) | Value::Long(_), None) => Err(wrong("integral type")),
-            (Value::Text(_), _) => Err(wrong("a text that is known")),
+            (Value::Int(_), Some(number)) => match given {
+                RawBsonRef::Int64(number) => Ok(Value::Int(number)),
+                // The cast saturates, as the server's does.
+                _ => Ok(Value::Int(number as i64)),
+            },
+            (Value::Int(_), None) => Err(wrong("integral type")),
             (Value::Double(_), Some(number)) => Ok(Value::Double(number)),
             (Value::Double(_), None) => Err(wrong("correct type")),
         }
@@ -199,7 +164,7 @@ impl Parameters {
     /// A parameter that is a number. `name` must be one of the table.
     pub(crate) fn number(&self, name: &str) -> i64 {
         match self.known(name) {
-            Value::Int(number) | Value::Long(number) => number,
+            Value::Int(number) => number,
             other => panic!("{name} is no whole number but {other:?}"),
         }
     }
@@ -226,8 +191,6 @@ fn all(server: &Mongod) -> Vec<(&'static str, Bson, bool, bool)> {
     shown.push(("authenticationMechanisms", mechanisms, false, true));
     let version = doc! { "version": server.options.version.feature_compatibility() };
     shown.push(("featureCompatibilityVersion", Bson::Document(version), false, false));
-    let mirrored = doc! { "samplingRate": 0.01, "maxTimeMS": 1_000 };
-    shown.push(("mirrorReads", Bson::Document(mirrored), true, true));
     shown.sort_by_key(|(name, ..)| *name);
     shown
 }
@@ -272,7 +235,7 @@ fn get_parameter(
         reply.insert(name, shown);
     }
     if reply.is_empty() {
-        return Err(CommandError::new(NO_CODE, "no option found to get"));
+        return Err(CommandError::new(INVALID_OPTIONS, "no option found to get"));
     }
     Outcome::document(&reply)
 }
@@ -287,49 +250,32 @@ fn set_parameter(
     for (name, given) in own.iter().flatten().skip(1) {
         let name = name.as_str();
         let Some(parameter) = PARAMETERS.iter().find(|parameter| parameter.name == name) else {
-            if matches!(name, "featureCompatibilityVersion" | "authenticationMechanisms") {
-                return Err(not_at_runtime(name));
-            }
             return Err(CommandError::new(
-                NO_CODE,
+                INVALID_OPTIONS,
                 format!(
                     "attempted to set unrecognized parameter [{name}], use help:true to see options "
                 ),
             ));
         };
         if !parameter.at_runtime {
-            return Err(not_at_runtime(name));
-        }
-        let value = parameter.default.coerce(name, given)?;
-        if let Value::Int(number) | Value::Long(number) = value
-            && number < parameter.min
-        {
             return Err(CommandError::new(
-                BAD_VALUE,
-                format!(
-                    "Invalid value for parameter {name}: {number} is not greater than or equal to {}",
-                    parameter.min
-                ),
+                ILLEGAL_OPERATION,
+                format!("not allowed to change [{name}] at runtime"),
             ));
         }
-        changes.push((parameter, value));
+        changes.push((parameter, parameter.default.coerce(name, given)?));
     }
-    // Measured: of several it is the last that is told of.
-    let Some((last, _)) = changes.last() else {
+    let Some((first, _)) = changes.first() else {
         return Err(CommandError::new(
-            NO_CODE,
+            INVALID_OPTIONS,
             "no option found to set, use help:true to see options ",
         ));
     };
-    let was = server.parameters.value(last).to_bson();
+    let was = server.parameters.value(first).to_bson();
     for (parameter, value) in changes {
         server.parameters.0.insert(parameter.name, value);
     }
     Outcome::document(&doc! { "was": was })
-}
-
-fn not_at_runtime(name: &str) -> CommandError {
-    CommandError::new(NO_CODE, format!("not allowed to change [{name}] at runtime"))
 }
 
 #[cfg(test)]

@@ -330,11 +330,8 @@ pub(crate) fn computed_documents(
         return Some(records.iter().map(|record| Arc::new(record.to_document())).collect());
     }
     let name = namespace.strip_prefix("local.")?;
-    if name == "startup_log" {
-        return Some(storage.starts().to_vec());
-    }
-    let document = storage.local_document(name)?;
-    Some(vec![Arc::new(document.clone())])
+    let document = storage.local_document(name);
+    Some(document.into_iter().map(|document| Arc::new(document.clone())).collect())
 }
 
 pub(crate) fn match_documents(
@@ -463,8 +460,6 @@ fn count(server: &mut Mongod, now: Instant, op: &Operation) -> Result<Outcome, C
     let matcher = Matcher::parse(query.unwrap_or(&empty), &context)?;
     context.constant_failure.check("")?;
     let at = cursor::read_at(server, op, op.read_concern, None)?;
-    // Measured: all of a collection is counted by what it says of itself, whatever the read concern.
-    let at = if matcher.is_empty() { crate::mongod::command::ReadAt::Newest } else { at };
     let view = server.storage.collection(&namespace, at);
     if let Some(view) = &view {
         check_hint(view, hint, Shown::of(&matcher))?;

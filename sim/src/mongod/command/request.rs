@@ -9,7 +9,7 @@ use stepdown_driver::Instant;
 use stepdown_driver::wire::{Flags, Message};
 
 use super::arguments::type_name;
-use super::operation::{Operation, OperationSession, ReadConcern};
+use super::operation::{Operation, OperationSession, ReadConcern, ReadConcernLevel};
 use super::spec::CommandSpec;
 use super::stable_api::ApiArguments;
 use super::write_concern::WriteConcern;
@@ -150,8 +150,7 @@ impl Request {
                     let document = value.as_document().ok_or_else(|| {
                         CommandError::new(FAILED_TO_PARSE, "readConcern field should be an object")
                     })?;
-                    read_concern = ReadConcern::read(document)?;
-                    read_concern.given = !document.is_empty();
+                    read_concern = read_read_concern(document)?;
                 }
                 "writeConcern" => {
                     let document = value.as_document().ok_or_else(|| {
@@ -163,8 +162,7 @@ impl Request {
                             ),
                         )
                     })?;
-                    write_concern =
-                        Some(WriteConcern::read(document)?).filter(|_| !document.is_empty());
+                    write_concern = Some(WriteConcern::read(document)?);
                 }
                 "$readPreference" => {
                     let document = value.as_document().ok_or_else(|| {
@@ -182,7 +180,10 @@ impl Request {
                     api.take(key.as_str(), value)?;
                 }
                 "$clusterTime" => {
-                    cluster_time = Some(read_cluster_time(value)?);
+                    cluster_time = value
+                        .as_document()
+                        .and_then(|document| document.get_timestamp("clusterTime").ok())
+                        .map(Ts::from);
                 }
                 _ => {}
             }
@@ -313,21 +314,16 @@ fn check_transaction_fields(
 }
 
 fn read_lsid(value: RawBsonRef<'_>) -> Result<Uuid, CommandError> {
-    let lsid = value.as_document().ok_or_else(|| wrong_session("lsid", value, "object"))?;
-    let mut id = None;
-    for (key, value) in lsid.iter().flatten() {
-        match key.as_str() {
-            "id" => id = Some(value),
-            "uid" | "txnNumber" | "txnUUID" => {}
-            other => {
-                return Err(super::arguments::unknown_field("OperationSessionInfo.lsid", other));
+    let binary = value
+        .as_document()
+        .and_then(|document| document.get_binary("id").ok())
+        .ok_or_else(|| {
+            let id = value.as_document().and_then(|lsid| lsid.get("id").ok().flatten());
+            match id {
+                Some(id) => wrong_session("lsid.id", id, "binData"),
+                None => wrong("lsid.id", "binData"),
             }
-        }
-    }
-    let id = id.ok_or_else(|| super::arguments::missing_field("OperationSessionInfo.lsid.id"))?;
-    let RawBsonRef::Binary(binary) = id else {
-        return Err(wrong_session("lsid.id", id, "binData"));
-    };
+        })?;
     let bytes: Option<[u8; 16]> = binary.bytes.try_into().ok();
     match bytes {
         Some(bytes) if binary.subtype == BinarySubtype::Uuid => Ok(Uuid::from_bytes(bytes)),
@@ -336,29 +332,6 @@ fn read_lsid(value: RawBsonRef<'_>) -> Result<Uuid, CommandError> {
             "uuid must be a 16-byte binary field with UUID (4) subtype",
         )),
     }
-}
-
-/// `$clusterTime`: the time, and a signature whose shape alone is looked at.
-fn read_cluster_time(value: RawBsonRef<'_>) -> Result<Ts, CommandError> {
-    use super::legacy;
-    let document = value.as_document().ok_or_else(|| {
-        CommandError::new(10_065, "invalid parameter: expected an object ($clusterTime)")
-    })?;
-    let ts = legacy::timestamp(document, "clusterTime")?;
-    let signature = legacy::object(document, "signature")?;
-    let hash = legacy::required(signature, "hash")?;
-    let RawBsonRef::Binary(hash) = hash else {
-        return Err(legacy::wrong("hash", "binData", hash));
-    };
-    if hash.bytes.len() != 20 {
-        return Err(CommandError::new(
-            crate::mongod::error::UNSUPPORTED_FORMAT,
-            format!("Unsupported SHA1Block hash length: {}", hash.bytes.len()),
-        ));
-    }
-    legacy::required(signature, "keyId")?;
-    legacy::integer(signature, "keyId")?;
-    Ok(ts)
 }
 
 fn integer(value: RawBsonRef<'_>) -> Option<i64> {
@@ -396,4 +369,75 @@ fn read_max_time(value: RawBsonRef<'_>) -> Result<Option<Duration>, CommandError
         ));
     }
     Ok((millis > 0).then(|| Duration::from_millis(millis as u64)))
+}
+
+fn wrong_time(field: &str, value: RawBsonRef<'_>) -> CommandError {
+    CommandError::new(
+        TYPE_MISMATCH,
+        format!("\"{field}\" had the wrong type. Expected timestamp, found {}", type_name(value)),
+    )
+}
+
+fn read_read_concern(document: &RawDocument) -> Result<ReadConcern, CommandError> {
+    let mut concern = ReadConcern::default();
+    for element in document.iter().flatten() {
+        let (key, value) = element;
+        match key.as_str() {
+            "level" => {
+                concern.level = match value.as_str() {
+                    Some("available") => ReadConcernLevel::Available,
+                    Some("linearizable") => ReadConcernLevel::Linearizable,
+                    Some("local") => ReadConcernLevel::Local,
+                    Some("majority") => ReadConcernLevel::Majority,
+                    Some("snapshot") => ReadConcernLevel::Snapshot,
+                    Some(_) => {
+                        return Err(CommandError::new(
+                            FAILED_TO_PARSE,
+                            "readConcern.level must be either 'local', 'majority', 'linearizable', 'available', or 'snapshot'",
+                        ));
+                    }
+                    None => return Err(wrong("readConcern.level", "string")),
+                };
+            }
+            "afterClusterTime" => {
+                let ts =
+                    value.as_timestamp().ok_or_else(|| wrong_time("afterClusterTime", value))?;
+                concern.after_cluster_time = Some(ts.into());
+            }
+            "atClusterTime" => {
+                let ts = value.as_timestamp().ok_or_else(|| wrong_time("atClusterTime", value))?;
+                concern.at_cluster_time = Some(ts.into());
+            }
+            "afterOpTime" | "provenance" | "$readPreference" => {}
+            other => {
+                return Err(CommandError::new(
+                    INVALID_OPTIONS,
+                    format!("Unrecognized option in readConcern: {other}"),
+                ));
+            }
+        }
+    }
+    if concern.at_cluster_time.is_some() && concern.level != ReadConcernLevel::Snapshot {
+        return Err(CommandError::new(
+            INVALID_OPTIONS,
+            "atClusterTime field can be set only if level is equal to snapshot",
+        ));
+    }
+    if concern.at_cluster_time.is_some() && concern.after_cluster_time.is_some() {
+        return Err(CommandError::new(
+            INVALID_OPTIONS,
+            "Specifying a timestamp for readConcern snapshot in a causally consistent session is not allowed. See https://docs.mongodb.com/manual/core/read-isolation-consistency-recency/#causal-consistency",
+        ));
+    }
+    let with_after = matches!(
+        concern.level,
+        ReadConcernLevel::Local | ReadConcernLevel::Majority | ReadConcernLevel::Snapshot
+    );
+    if concern.after_cluster_time.is_some() && !with_after {
+        return Err(CommandError::new(
+            INVALID_OPTIONS,
+            "afterClusterTime field can be set only if level is equal to majority, local, or snapshot",
+        ));
+    }
+    Ok(concern)
 }

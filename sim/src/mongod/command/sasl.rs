@@ -4,7 +4,7 @@
 use bson::{Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use stepdown_driver::Instant;
 
-use super::arguments::{each_argument, missing_field, safe_boolean};
+use super::arguments::missing_field;
 use super::operation::{Operation, Outcome};
 use super::spec::CommandSpec;
 use crate::mongod::auth::role::merged;
@@ -207,13 +207,6 @@ fn connection_status(
     _: Instant,
     op: &Operation,
 ) -> Result<Outcome, CommandError> {
-    let mut with_privileges = false;
-    each_argument("connectionStatus", &op.body, |field, value| {
-        if field == "showPrivileges" {
-            with_privileges = safe_boolean("connectionStatus.showPrivileges", value)?;
-        }
-        Ok(field == "showPrivileges")
-    })?;
     let user = server
         .clients
         .get(op.connection)
@@ -230,7 +223,7 @@ fn connection_status(
     }
     info.insert("authenticatedUsers", users);
     info.insert("authenticatedUserRoles", roles_document(&roles));
-    if with_privileges {
+    if op.argument("showPrivileges").and_then(|flag| flag.as_bool()).unwrap_or(false) {
         let shown: Vec<Bson> =
             privileges.iter().map(|granted| Bson::Document(granted.to_document())).collect();
         info.insert("authenticatedUserPrivileges", shown);

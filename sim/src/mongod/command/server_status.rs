@@ -31,8 +31,7 @@ fn server_status(
         "uptimeEstimate": uptime.as_secs() as i64,
         "localTime": DateTime::from_millis(server.wall_millis(now)),
     };
-    let progress = matches!(operation.argument("repl"), Some(RawBsonRef::Int32(2..)));
-    for (name, section) in sections(server, now, progress)? {
+    for (name, section) in sections(server, now)? {
         let asked = operation.argument(name);
         if asked.is_none_or(|value: RawBsonRef<'_>| ValueRef::from(value).is_truthy()) {
             status.insert(name, section);
@@ -41,13 +40,7 @@ fn server_status(
     Outcome::document(&status)
 }
 
-/// The sections in the server's order, which is by name; with each member's position where `progress`
-/// asks for it (`repl: 2`).
-fn sections(
-    server: &Mongod,
-    now: Instant,
-    progress: bool,
-) -> Result<Vec<(&'static str, Document)>, CommandError> {
+fn sections(server: &Mongod, now: Instant) -> Result<Vec<(&'static str, Document)>, CommandError> {
     let counters = &server.counters;
     let zero = Document::new;
     let mut sections = Vec::new();
@@ -60,10 +53,6 @@ fn sections(
         },
     );
     add("connections", connections(server));
-    if server.repl.set_name.is_some() {
-        add("defaultRWConcern", decoded(&server.defaults_reply(now, false))?);
-        add("electionMetrics", server.repl.election_metrics.document());
-    }
     add("extra_info", doc! { "note": "fields vary by platform" });
     add(
         "flowControl",
@@ -118,11 +107,7 @@ fn sections(
     if server.repl.set_name.is_some() {
         let mut repl = bson::rawdoc! { "topologyVersion": server.topology_version() };
         server.append_set(&mut repl, false);
-        repl.append(bson::cstr!("primaryOnlyServices"), bson::RawDocumentBuf::new());
         repl.append(bson::cstr!("rbid"), server.repl.rbid);
-        if progress {
-            repl.append(bson::cstr!("replicationProgress"), server.replication_progress());
-        }
         add("repl", decoded(&repl)?);
     }
     add(
@@ -130,10 +115,6 @@ fn sections(
         doc! {
             "name": "stepdown",
             "supportsCommittedReads": true,
-            "oldestRequiredTimestampForCrashRecovery":
-                bson::Timestamp::from(server.repl.commit.optime.ts),
-            "supportsPendingDrops": true,
-            "dropPendingIdents": 0_i64,
             "supportsSnapshotReadConcern": true,
             "readOnly": false,
             "persistent": true,
@@ -190,30 +171,4 @@ fn metrics(server: &Mongod) -> Document {
 fn decoded(raw: &RawDocumentBuf) -> Result<Document, CommandError> {
     Document::try_from(raw.as_ref())
         .map_err(|error| CommandError::new(INTERNAL_ERROR, error.to_string()))
-}
-
-impl Mongod {
-    /// `serverStatus.repl.replicationProgress`: where each member is.
-    fn replication_progress(&self) -> bson::RawArrayBuf {
-        let mut progress = bson::RawArrayBuf::new();
-        let Some(config) = &self.repl.config else { return progress };
-        for (member, its) in self.repl.members.iter().zip(&config.members) {
-            let own = Some(its.id) == self.repl.own().map(|own| own.id);
-            let (applied, durable) = if own {
-                (self.repl.applied, self.repl.durable)
-            } else {
-                (member.applied, member.durable)
-            };
-            progress.push(bson::rawdoc! {
-                "host": &*its.host,
-                "optime": applied.optime.to_raw(),
-                "lastAppliedOpTime": applied.optime.to_raw(),
-                "lastDurableOpTime": durable.optime.to_raw(),
-                "heartbeatAppliedOpTime": applied.optime.to_raw(),
-                "heartbeatDurableOpTime": durable.optime.to_raw(),
-                "memberId": its.id,
-            });
-        }
-        progress
-    }
 }

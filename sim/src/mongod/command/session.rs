@@ -2,12 +2,10 @@
 
 use bson::raw::cstr;
 use bson::spec::BinarySubtype;
-use bson::{Binary, DateTime, Document, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Binary, DateTime, Document, RawBsonRef, RawDocumentBuf, Uuid, doc, rawdoc};
 use stepdown_driver::Instant;
 
-use super::arguments::{
-    array, document, each_argument, first_value, malformed, missing_field, wrong_type,
-};
+use super::arguments::{array, document, each_argument, first_value, malformed, wrong_type};
 use super::spec::{CommandSpec, Gate};
 use super::{Operation, Outcome};
 use crate::mongod::Mongod;
@@ -41,8 +39,6 @@ pub(crate) const COMMANDS: &[CommandSpec] = &[
     command(&["killSessions"], kill),
     command(&["killAllSessions"], kill_all),
     command(&["killAllSessionsByPattern"], kill_all),
-    CommandSpec { admin_only: true, ..command(&["refreshLogicalSessionCacheNow"], cache_now) },
-    CommandSpec { admin_only: true, ..command(&["reapLogicalSessionCacheNow"], cache_now) },
 ];
 
 /// `$listLocalSessions`: the session that asks, and those that wrote and are remembered for it.
@@ -60,30 +56,29 @@ pub(super) fn local_sessions(server: &Mongod, now: Instant, op: &Operation) -> V
     shown.collect()
 }
 
-/// Measured: it takes any argument.
-fn start(server: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
+fn start(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
+    each_argument("startSession", &op.body, |_, _| Ok(false))?;
     let id = server.new_uuid();
     let mut reply = rawdoc! { "id": { "id": Binary::from_uuid(id) } };
     reply.append(cstr!("timeoutMinutes"), 30);
     Ok(Outcome::Reply(reply))
 }
 
-/// Test commands: there is no cache that lags behind.
-fn cache_now(_: &mut Mongod, _: Instant, _: &Operation) -> Result<Outcome, CommandError> {
-    Ok(Outcome::Reply(RawDocumentBuf::new()))
-}
-
 /// The sessions a command names.
 fn sessions(command: &str, inner: &str, op: &Operation) -> Result<Vec<Uuid>, CommandError> {
     each_argument(command, &op.body, |_, _| Ok(false))?;
     let mut ids = Vec::new();
-    let list = array(&format!("{command}.{}", op.name), first_value(&op.body)?)?;
-    for (number, element) in list.into_iter().enumerate() {
-        let full = format!("{command}.{inner}.{number}");
+    for (number, element) in
+        array(&format!("{command}.{command}"), first_value(&op.body)?)?.into_iter().enumerate()
+    {
+        let full = format!("{command}.{command}.{number}");
         let session = document(&full, element.map_err(malformed)?)?;
+        let id = session.get("id").map_err(malformed)?;
         let field = format!("{command}.{inner}.id");
-        let id = session.get("id").map_err(malformed)?.ok_or_else(|| missing_field(&field))?;
-        ids.push(uuid_of(Some(id)).ok_or_else(|| wrong_type(&field, id, "'binData'"))?);
+        ids.push(
+            uuid_of(id)
+                .ok_or_else(|| wrong_type(&field, id.unwrap_or(RawBsonRef::Null), "'binData'"))?,
+        );
     }
     Ok(ids)
 }
@@ -107,7 +102,7 @@ fn end(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, Comma
 
 /// Ends what the sessions are doing, but not what they have done.
 fn kill(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
-    for lsid in sessions("KillSessionsCmd", "killSessions", op)? {
+    for lsid in sessions("killSessions", "killSessionsFromClient", op)? {
         server.cursors.close_session(lsid);
         server.abort_transaction(lsid);
     }
@@ -117,20 +112,13 @@ fn kill(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, Comm
 /// Ends what all sessions are doing: an empty array means everybody's.
 fn kill_all(server: &mut Mongod, _: Instant, op: &Operation) -> Result<Outcome, CommandError> {
     let name = op.name.as_str();
-    let command = match name {
-        "killAllSessions" => "KillAllSessionsCmd",
-        _ => "KillAllSessionsByPatternCmd",
-    };
-    each_argument(command, &op.body, |_, _| Ok(false))?;
-    for named in array(&format!("{command}.{name}"), first_value(&op.body)?)? {
-        let named = document(&format!("{command}.{name}.0"), named.map_err(malformed)?)?;
-        // There are no users here.
-        if let (Ok(user), Ok(db)) = (named.get_str("user"), named.get_str("db")) {
-            return Err(CommandError::new(
-                error::USER_NOT_FOUND,
-                format!("Could not find user \"{user}\" for db \"{db}\""),
-            ));
-        }
+    each_argument(name, &op.body, |_, _| Ok(false))?;
+    let named = array(&format!("{name}.{name}"), first_value(&op.body)?)?;
+    if !named.is_empty() {
+        return Err(CommandError::new(
+            error::COMMAND_NOT_SUPPORTED,
+            format!("This simulated server has no users: {name} takes an empty array"),
+        ));
     }
     server.cursors.close_sessions();
     let open: Vec<Uuid> = server.transactions.in_progress().collect();

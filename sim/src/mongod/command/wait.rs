@@ -42,8 +42,6 @@ pub(crate) enum Wait {
     Hello { counter: i64, until: Instant },
     /// A linearizable read's no-op to be committed.
     Linearizable { optime: OpTime, reply: RawDocumentBuf },
-    /// The member's state to change; the command runs again then, at the latest at `until`.
-    MemberState { until: Instant },
     /// A quorum check, and the spread of the configuration after it; then this is the answer.
     Quorum { reply: RawDocumentBuf },
     /// `afterClusterTime`, or a snapshot to read from.
@@ -79,7 +77,6 @@ pub(crate) enum Then {
 pub(crate) enum Waiting {
     ConfigCommitted,
     Quorum,
-    Shutdown,
 }
 
 impl Wait {
@@ -88,7 +85,6 @@ impl Wait {
             (self, waiting),
             (Wait::ConfigCommitted, Waiting::ConfigCommitted)
                 | (Wait::Quorum { .. }, Waiting::Quorum)
-                | (Wait::Shutdown, Waiting::Shutdown)
         )
     }
 }
@@ -106,7 +102,6 @@ impl Parked {
             | Wait::Blocked { until, .. }
             | Wait::Data { until }
             | Wait::Hello { until, .. }
-            | Wait::MemberState { until }
             | Wait::StepDown { until, .. }
             | Wait::WriteConcern { until, .. } => *until,
             _ => Instant::NEVER,
@@ -153,27 +148,6 @@ impl Mongod {
         }
     }
 
-    /// Answers every waiting hello that has news, now.
-    pub(crate) fn answer_waiting_hellos(&mut self, now: Instant) {
-        let (hellos, others) = std::mem::take(&mut self.parked)
-            .into_iter()
-            .partition(|parked: &Parked| matches!(parked.wait, Wait::Hello { .. }));
-        self.parked = others;
-        let hellos: Vec<Parked> = hellos;
-        for parked in hellos {
-            self.look_at_parked(now, parked);
-        }
-    }
-
-    /// Closes the connections whose hello waits: 303 SplitHorizonChange, as a server answers it.
-    pub(crate) fn close_waiting_hellos(&mut self) {
-        let waiting = self.parked.iter().filter(|it| matches!(it.wait, Wait::Hello { .. }));
-        let connections: Vec<ConnectionId> = waiting.map(Parked::connection).collect();
-        for connection in connections {
-            self.close_client(connection);
-        }
-    }
-
     /// Looks at those whom the flags concern.
     pub(crate) fn wake_parked(&mut self, now: Instant, flags: u8) {
         // Those who go on waiting stay in the list: what the others do may end their wait too.
@@ -188,9 +162,7 @@ impl Mongod {
                     Wait::Unlocked => flags & WAKE_STATE != 0,
                     Wait::Conflict => flags & (WAKE_TRANSACTION | WAKE_STATE) != 0,
                     Wait::Data { .. } => flags & (WAKE_DATA | WAKE_COMMIT) != 0,
-                    Wait::Election | Wait::Hello { .. } | Wait::MemberState { .. } => {
-                        flags & WAKE_STATE != 0
-                    }
+                    Wait::Election | Wait::Hello { .. } => flags & WAKE_STATE != 0,
                     Wait::ConfigCommitted | Wait::StepDown { .. } => {
                         flags & (WAKE_COMMIT | WAKE_STATE) != 0
                     }
@@ -236,7 +208,6 @@ impl Mongod {
             Wait::Asleep { until } if until <= now => self.run(now, request, true),
             Wait::Unlocked if !out_of_time => self.pass_gate(now, request),
             Wait::Data { until } => self.run(now, request, until <= now || out_of_time),
-            Wait::MemberState { .. } => self.run(now, request, false),
             Wait::Hello { counter, until } => {
                 if self.repl.topology_counter != counter || until <= now {
                     self.run(now, request, true);
@@ -291,7 +262,10 @@ impl Mongod {
                     }
                     Satisfied::NotYet if until <= now => {
                         let error = concern.timed_out();
-                        self.finish(now, request, outcome, Some(error));
+                        let told = !crate::mongod::planted::is(
+                            crate::mongod::planted::ServerBug::CallsTimeoutSuccess,
+                        );
+                        self.finish(now, request, outcome, told.then_some(error));
                     }
                     Satisfied::NotYet if out_of_time => {
                         let error = concern.interrupted(max_time_expired());
@@ -374,48 +348,43 @@ impl Mongod {
             self.finish(now, request, Ok(RawDocumentBuf::new()), None);
         } else if until <= now || request.max_time_at() <= now {
             self.abandon_step_down();
-            let error = if until <= now { self.no_successor(now) } else { max_time_expired() };
+            let error = if until <= now {
+                let date = bson::DateTime::from_millis(self.wall_millis(now));
+                CommandError::new(
+                    EXCEEDED_TIME_LIMIT,
+                    format!(
+                        "No electable secondaries caught up as of {}. Please use the replSetStepDown command with the argument {{force: true}} to force node to step down.",
+                        date.try_to_rfc3339_string().unwrap_or_default()
+                    ),
+                )
+            } else {
+                max_time_expired()
+            };
             self.finish(now, request, Err(error), None);
         } else {
             self.park(request, Wait::StepDown { until, period_end, force });
         }
     }
 
-    /// Nobody can take over: why a step-down or a shutdown came to nothing.
-    pub(crate) fn no_successor(&self, now: Instant) -> CommandError {
-        let date = bson::DateTime::from_millis(self.wall_millis(now));
-        CommandError::new(
-            EXCEEDED_TIME_LIMIT,
-            format!(
-                "No electable secondaries caught up as of {}. Please use the replSetStepDown command with the argument {{force: true}} to force node to step down.",
-                date.try_to_rfc3339_string().unwrap_or_default()
-            ),
-        )
-    }
-
-    /// The role is about to be lost: writes are killed, those that wait for their concern included, and so
-    /// are linearizable reads; other reads live on.
+    /// The role is lost: waiting writes are told, blocked writes are killed; reads live on.
     pub(crate) fn interrupt_for_step_down(&mut self, now: Instant) {
-        let interrupted =
-            || CommandError::new(INTERRUPTED_DUE_TO_REPL_STATE_CHANGE, "operation was interrupted");
-        for Parked { request, wait } in std::mem::take(&mut self.parked) {
-            let writes = request.spec.gate == super::spec::Gate::Write;
-            match wait {
-                Wait::Blocked { .. } | Wait::Conflict | Wait::ReadConcern if writes => {
-                    self.unfinished.remove(&request.answer.connection);
-                    self.finish(now, request, Err(interrupted()), None);
-                }
-                Wait::Linearizable { .. } => self.finish(now, request, Err(interrupted()), None),
-                Wait::WriteConcern { outcome, concern, optime, .. } => {
-                    let error = match self.satisfied(optime, &concern) {
-                        Satisfied::Yes => None,
-                        _ => Some(concern.interrupted(interrupted())),
-                    };
-                    self.finish(now, request, outcome, error);
-                }
-                wait => self.parked.push(Parked { request, wait }),
+        let parked = std::mem::take(&mut self.parked);
+        for parked in parked {
+            let writes = parked.request.spec.gate == super::spec::Gate::Write;
+            if writes
+                && matches!(parked.wait, Wait::Blocked { .. } | Wait::Conflict | Wait::ReadConcern)
+            {
+                self.unfinished.remove(&parked.connection());
+                let error = CommandError::new(
+                    INTERRUPTED_DUE_TO_REPL_STATE_CHANGE,
+                    "operation was interrupted",
+                );
+                self.finish(now, parked.request, Err(error), None);
+            } else {
+                self.parked.push(parked);
             }
         }
+        self.wake(WAKE_STATE | WAKE_COMMIT);
     }
 }
 

@@ -123,13 +123,6 @@ impl WriteConcern {
 
     /// As `errInfo.writeConcern` shows it.
     pub(crate) fn to_raw(&self) -> RawDocumentBuf {
-        let mut shown = self.without_provenance();
-        shown.append(cstr!("provenance"), self.provenance);
-        shown
-    }
-
-    /// As the set's defaults show it.
-    pub(crate) fn without_provenance(&self) -> RawDocumentBuf {
         let mut shown = RawDocumentBuf::new();
         match &self.w {
             W::Majority => shown.append(cstr!("w"), "majority"),
@@ -140,6 +133,7 @@ impl WriteConcern {
             shown.append(cstr!("j"), journal);
         }
         shown.append(cstr!("wtimeout"), i32::try_from(self.timeout_millis).unwrap_or(i32::MAX));
+        shown.append(cstr!("provenance"), self.provenance);
         shown
     }
 
@@ -172,14 +166,8 @@ impl WriteConcern {
 }
 
 impl Mongod {
-    /// The write concern of a command that names none: what was set for the set, or else the implicit
-    /// default of its configuration.
+    /// The write concern of a command that names none: the implicit default of the set.
     pub(crate) fn default_write_concern(&self) -> WriteConcern {
-        self.custom_write_concern().unwrap_or_else(|| self.implicit_write_concern())
-    }
-
-    /// The implicit default of the set's configuration.
-    pub(crate) fn implicit_write_concern(&self) -> WriteConcern {
         let majority =
             self.repl.config.as_ref().is_none_or(|config| config.implicit_default_is_majority());
         WriteConcern {
@@ -188,25 +176,6 @@ impl Mongod {
             timeout_millis: 0,
             provenance: "implicitDefault",
         }
-    }
-
-    /// Whether the configuration has a mode.
-    ///
-    /// # Errors
-    /// 79 UnknownReplWriteConcern.
-    pub(crate) fn check_mode(&self, mode: &str) -> Result<(), CommandError> {
-        let known = self
-            .repl
-            .config
-            .as_ref()
-            .is_some_and(|config| config.settings.modes.contains_key(mode));
-        if known {
-            return Ok(());
-        }
-        Err(CommandError::new(
-            UNKNOWN_REPL_WRITE_CONCERN,
-            format!("No write concern mode named '{mode}' found in replica set configuration"),
-        ))
     }
 
     /// Whether the write at `optime` satisfies `concern`.
@@ -222,6 +191,13 @@ impl Mongod {
             }
             W::Members(0 | 1) => !journaled || self.repl.durable.optime >= optime,
             W::Members(members) => self.members_at(optime, journaled) >= *members as usize,
+            W::Majority
+                if crate::mongod::planted::is(
+                    crate::mongod::planted::ServerBug::AcknowledgesEarly,
+                ) =>
+            {
+                true
+            }
             W::Majority => self.repl.commit.optime >= optime,
             W::Mode(mode) => {
                 let Some(tags) = config.settings.modes.get(mode) else {

@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use bson::{Bson, DateTime, Document, Timestamp, doc};
+use bson::{DateTime, Document, Timestamp, doc};
 
 use super::{
     Heartbeat, HeartbeatReply, MemberPosition, RequestVotes, RequestVotesReply, UpdatePosition,
 };
-use crate::mongod::command::type_name;
-use crate::mongod::error::{BAD_VALUE, CommandError, FAILED_TO_PARSE, NO_SUCH_KEY, TYPE_MISMATCH};
+use crate::mongod::error::{CommandError, FAILED_TO_PARSE, TYPE_MISMATCH};
 use crate::mongod::optime::{OpTime, Ts};
 use crate::mongod::repl::config::ReplSetConfig;
 use crate::mongod::repl::hash_of_name;
@@ -19,90 +18,62 @@ fn optime(optime: OpTime) -> Document {
     doc! { "ts": Timestamp::from(optime.ts), "t": optime.term }
 }
 
-fn missing(field: &str) -> CommandError {
-    CommandError::new(NO_SUCH_KEY, format!("Missing expected field \"{field}\""))
+fn missing(command: &str, field: &str) -> CommandError {
+    CommandError::new(
+        FAILED_TO_PARSE,
+        format!("BSON field '{command}.{field}' is missing but a required field"),
+    )
 }
 
-/// Reads the fields of one command.
+/// Reads the fields of one command, with its name for the errors.
 struct Fields<'a> {
+    command: &'static str,
     document: &'a Document,
 }
 
 impl Fields<'_> {
     fn wrong(&self, field: &str, expected: &str) -> CommandError {
-        let found = self.document.get(field).map_or("missing", type_name);
         CommandError::new(
             TYPE_MISMATCH,
-            format!("\"{field}\" had the wrong type. Expected {expected}, found {found}"),
+            format!(
+                "BSON field '{}.{field}' is the wrong type, expected type '{expected}'",
+                self.command
+            ),
         )
     }
 
     fn integer_or(&self, field: &str, default: i64) -> Result<i64, CommandError> {
         match self.document.get(field) {
             None => Ok(default),
-            Some(Bson::Int32(number)) => Ok(i64::from(*number)),
-            Some(Bson::Int64(number)) => Ok(*number),
-            Some(Bson::Double(number)) if number.fract() == 0.0 => Ok(*number as i64),
-            Some(Bson::Double(number)) => Err(CommandError::new(
-                BAD_VALUE,
-                format!(
-                    "Expected field \"{field}\" to have a value exactly representable as a 64-bit integer, but found {field}: {number}"
-                ),
-            )),
-            Some(value) => Err(CommandError::new(
-                TYPE_MISMATCH,
-                format!(
-                    "Expected field \"{field}\" to have numeric type, but found {}",
-                    type_name(value)
-                ),
-            )),
+            Some(bson::Bson::Int32(number)) => Ok(i64::from(*number)),
+            Some(bson::Bson::Int64(number)) => Ok(*number),
+            Some(bson::Bson::Double(number)) => Ok(*number as i64),
+            Some(_) => Err(self.wrong(field, "long")),
         }
     }
 
     fn integer(&self, field: &str) -> Result<i64, CommandError> {
         if !self.document.contains_key(field) {
-            return Err(missing(field));
+            return Err(missing(self.command, field));
         }
         self.integer_or(field, 0)
     }
 
-    /// A boolean, or a number that stands for one.
-    fn flag(&self, field: &str) -> Result<bool, CommandError> {
-        match self.document.get(field) {
-            None => Ok(false),
-            Some(Bson::Boolean(given)) => Ok(*given),
-            Some(Bson::Int32(given)) => Ok(*given != 0),
-            Some(Bson::Int64(given)) => Ok(*given != 0),
-            Some(Bson::Double(given)) => Ok(*given != 0.0),
-            Some(value) => Err(CommandError::new(
-                TYPE_MISMATCH,
-                format!(
-                    "Expected boolean or number type for field \"{field}\", found {}",
-                    type_name(value)
-                ),
-            )),
-        }
+    fn flag(&self, field: &str) -> bool {
+        self.document.get_bool(field).unwrap_or(false)
     }
 
     fn text(&self, field: &str) -> Result<&str, CommandError> {
         match self.document.get(field) {
-            None => Err(missing(field)),
+            None => Err(missing(self.command, field)),
             Some(value) => value.as_str().ok_or_else(|| self.wrong(field, "string")),
         }
     }
 
     fn optime(&self, field: &str) -> Result<OpTime, CommandError> {
-        let given = match self.document.get(field) {
-            None => return Err(missing(field)),
-            Some(value) => value.as_document().ok_or_else(|| self.wrong(field, "object"))?,
-        };
-        let inner = Fields { document: given };
-        let ts = match given.get("ts") {
-            None => return Err(missing("ts")),
-            Some(Bson::Timestamp(ts)) => *ts,
-            Some(_) => return Err(inner.wrong("ts", "timestamp")),
-        };
-        Ok(OpTime::new(ts.into(), inner.integer_or("t", -1)?))
+        let given = self.document.get_document(field).map_err(|_| self.wrong(field, "object"))?;
+        let ts = given.get_timestamp("ts").map_err(|_| self.wrong(field, "object"))?;
+        Ok(OpTime::new(ts.into(), given.get_i64("t").unwrap_or(-1)))
     }
 
     fn wall_millis(&self, field: &str) -> i64 {
@@ -120,8 +91,9 @@ impl Heartbeat {
         document.insert("configVersion", self.config_version);
         document.insert("configTerm", self.config_term);
         document.insert("hbv", 1_i64);
-        // Left out between members who know each other; the field itself is always there.
-        document.insert("from", self.from.as_deref().unwrap_or_default());
+        if let Some(from) = &self.from {
+            document.insert("from", &**from);
+        }
         document.insert("fromId", self.from_id);
         document.insert("term", self.term);
         document.insert("primaryId", self.primary_id);
@@ -133,73 +105,45 @@ impl Heartbeat {
     /// # Errors
     /// 9 FailedToParse, 14 TypeMismatch for a malformed one.
     pub fn from_document(document: &Document) -> Result<Heartbeat, CommandError> {
-        let fields = Fields { document };
-        let check_empty = fields.flag("checkEmpty")?;
-        let config_version = fields.integer("configVersion")?;
-        let config_term = fields.integer_or("configTerm", -1)?;
-        let version = fields.integer_or("hbv", 1)?;
-        if version != 1 {
-            return Err(CommandError::new(
-                40_666,
-                format!("Found invalid value for field hbv: {version}"),
-            ));
-        }
-        let from_id = fields.integer_or("fromId", -1)? as i32;
-        let from = fields.text("from")?;
-        if !from.starts_with('[') && from.matches(':').count() > 1 {
-            return Err(CommandError::new(
-                FAILED_TO_PARSE,
-                format!(
-                    "More than one ':' detected. If this is an ipv6 address, it needs to be surrounded by '[' and ']'; {from}"
-                ),
-            ));
-        }
-        let primary_id = fields.integer_or("primaryId", -1)? as i32;
-        let term = fields.integer("term")?;
+        let fields = Fields { command: "replSetHeartbeat", document };
+        let from = match document.get("from") {
+            None => None,
+            Some(_) => Some(Arc::from(fields.text("from")?)),
+        };
         Ok(Heartbeat {
             set_name_hash: hash_of_name(fields.text("replSetHeartbeat")?),
-            check_empty,
-            config_version,
-            config_term,
-            from_id,
-            from: (!from.is_empty()).then(|| from.into()),
-            term,
-            primary_id,
+            check_empty: fields.flag("checkEmpty"),
+            config_version: fields.integer("configVersion")?,
+            config_term: fields.integer_or("configTerm", -1)?,
+            from_id: fields.integer_or("fromId", -1)? as i32,
+            from,
+            term: fields.integer_or("term", -1)?,
+            primary_id: fields.integer_or("primaryId", -1)? as i32,
         })
     }
 }
 
 impl HeartbeatReply {
-    /// The reply to `replSetHeartbeat`, without `ok`, from a member of the set `set_name`. `config` is the
-    /// sender's own configuration, in which the sync source is named; `written` adds the fields of 8.0.
-    pub fn to_document(
-        &self,
-        set_name: &str,
-        config: Option<&ReplSetConfig>,
-        written: bool,
-    ) -> Document {
+    /// The reply to `replSetHeartbeat`, without `ok`. `config` is the sender's own configuration, in which
+    /// the sync source is named; `written` adds the fields of 8.0.
+    pub fn to_document(&self, config: Option<&ReplSetConfig>, written: bool) -> Document {
         let mut document = Document::new();
         if !self.election_time.is_null() {
             // The server sends a timestamp in the guise of a date.
             document.insert("electionTime", DateTime::from_millis(self.election_time.0 as i64));
         }
-        if let Some(config) = &self.config {
-            document.insert("config", config.to_document(true));
-        }
         document.insert("state", self.state as i32);
-        document.insert("v", self.config_version as i32);
-        document.insert("configTerm", self.config_term as i32);
-        document.insert("set", set_name);
+        document.insert("v", self.config_version);
+        document.insert("configTerm", self.config_term);
+        if let Some(config) = config {
+            document.insert("set", &*config.set_name);
+        }
         let source = usize::try_from(self.sync_source_index).ok();
         if let Some(source) = source.and_then(|index| config?.members.get(index)) {
             document.insert("syncingTo", &*source.host);
         }
-        // Who has no configuration knows of no elections.
-        let configured = self.config_version != -2;
-        if configured {
-            document.insert("term", self.term);
-            document.insert("primaryId", i64::from(self.primary_id));
-        }
+        document.insert("term", self.term);
+        document.insert("primaryId", self.primary_id);
         document.insert("durableOpTime", optime(self.durable));
         document.insert("durableWallTime", DateTime::from_millis(self.durable_wall_millis));
         document.insert("opTime", optime(self.applied));
@@ -208,11 +152,12 @@ impl HeartbeatReply {
             document.insert("writtenOpTime", optime(self.applied));
             document.insert("writtenWallTime", DateTime::from_millis(self.applied_wall_millis));
         }
-        if configured {
-            document.insert("electable", self.electable);
-        }
+        document.insert("electable", self.electable);
         if self.has_data {
             document.insert("hasData", true);
+        }
+        if let Some(config) = &self.config {
+            document.insert("config", config.to_document(true));
         }
         document.insert(
             "$replData",
@@ -232,7 +177,7 @@ impl HeartbeatReply {
         document: &Document,
         config: Option<&ReplSetConfig>,
     ) -> Result<HeartbeatReply, CommandError> {
-        let fields = Fields { document };
+        let fields = Fields { command: "replSetHeartbeatResponse", document };
         let state = MemberState::from_number(fields.integer("state")? as i32)
             .ok_or_else(|| fields.wrong("state", "int"))?;
         let source = document.get_str("syncingTo").ok();
@@ -245,19 +190,19 @@ impl HeartbeatReply {
         let metadata = document.get_document("$replData").ok();
         let (commit_point, commit_wall_millis) = match metadata {
             Some(document) => {
-                let fields = Fields { document };
+                let fields = Fields { command: "$replData", document };
                 (fields.optime("lastOpCommitted")?, fields.wall_millis("lastCommittedWall"))
             }
             None => (OpTime::NULL, 0),
         };
         Ok(HeartbeatReply {
             state,
-            electable: fields.flag("electable")?,
-            has_data: fields.flag("hasData")?,
+            electable: fields.flag("electable"),
+            has_data: fields.flag("hasData"),
             config_version: fields.integer("v")?,
             config_term: fields.integer_or("configTerm", -1)?,
             config: sent,
-            term: fields.integer_or("term", 0)?,
+            term: fields.integer_or("term", -1)?,
             primary_id: fields.integer_or("primaryId", -1)? as i32,
             sync_source_index,
             election_time: Ts(fields.wall_millis("electionTime") as u64),
@@ -295,30 +240,21 @@ impl RequestVotes {
     /// # Errors
     /// 9 FailedToParse, 14 TypeMismatch for a malformed one.
     pub fn from_document(document: &Document) -> Result<RequestVotes, CommandError> {
-        let fields = Fields { document };
-        let term = fields.integer("term")?;
-        let candidate_index = fields.integer("candidateIndex")?;
-        let config_version = fields.integer("configVersion")?;
-        let config_term = fields.integer_or("configTerm", -1)?;
-        let dry_run = match document.get("dryRun") {
-            None => return Err(missing("dryRun")),
-            Some(Bson::Boolean(given)) => *given,
-            Some(_) => return Err(fields.wrong("dryRun", "bool")),
-        };
-        let set_name = fields.text("setName")?.into();
+        let fields = Fields { command: "replSetRequestVotes", document };
         let last_applied = fields.optime("lastAppliedOpTime")?;
         let last_written = match document.contains_key("lastWrittenOpTime") {
             true => fields.optime("lastWrittenOpTime")?,
             false => last_applied,
         };
         Ok(RequestVotes {
-            set_name,
-            dry_run,
-            term,
+            set_name: fields.text("setName")?.into(),
+            dry_run: fields.flag("dryRun"),
+            term: fields.integer("term")?,
             // A negative index is no member's, as is one beyond the end.
-            candidate_index: candidate_index as usize,
-            config_version,
-            config_term,
+            candidate_index: usize::try_from(fields.integer("candidateIndex")?)
+                .unwrap_or(usize::MAX),
+            config_version: fields.integer("configVersion")?,
+            config_term: fields.integer_or("configTerm", -1)?,
             last_written,
             last_applied,
         })
@@ -336,10 +272,10 @@ impl RequestVotesReply {
     /// # Errors
     /// 9 FailedToParse, 14 TypeMismatch for a malformed one.
     pub fn from_document(document: &Document) -> Result<RequestVotesReply, CommandError> {
-        let fields = Fields { document };
+        let fields = Fields { command: "replSetRequestVotesResponse", document };
         Ok(RequestVotesReply {
             term: fields.integer("term")?,
-            granted: fields.flag("voteGranted")?,
+            granted: fields.flag("voteGranted"),
             reason: fields.text("reason")?.to_owned(),
         })
     }
@@ -376,27 +312,18 @@ impl UpdatePosition {
     /// # Errors
     /// 9 FailedToParse, 14 TypeMismatch for a malformed one.
     pub fn from_document(document: &Document) -> Result<UpdatePosition, CommandError> {
-        let fields = Fields { document };
-        let optimes = match document.get("optimes") {
-            None => return Err(missing("optimes")),
-            Some(value) => value.as_array().ok_or_else(|| fields.wrong("optimes", "array"))?,
-        };
+        let fields = Fields { command: "replSetUpdatePosition", document };
+        let optimes =
+            document.get_array("optimes").map_err(|_| fields.wrong("optimes", "array"))?;
         let mut positions = Vec::with_capacity(optimes.len().min(50));
-        for (number, element) in optimes.iter().enumerate() {
-            let element = element.as_document().ok_or_else(|| {
-                CommandError::new(
-                    10_065,
-                    format!("invalid parameter: expected an object ({number})"),
-                )
-            })?;
-            let fields = Fields { document: element };
-            let applied = fields.optime("appliedOpTime")?;
-            let durable = fields.optime("durableOpTime")?;
+        for element in optimes {
+            let element = element.as_document().ok_or_else(|| fields.wrong("optimes", "object"))?;
+            let fields = Fields { command: "replSetUpdatePosition.optimes", document: element };
             positions.push(MemberPosition {
                 member_id: fields.integer("memberId")? as i32,
                 config_version: fields.integer("cfgver")?,
-                applied,
-                durable,
+                applied: fields.optime("appliedOpTime")?,
+                durable: fields.optime("durableOpTime")?,
                 applied_wall_millis: fields.wall_millis("appliedWallTime"),
                 durable_wall_millis: fields.wall_millis("durableWallTime"),
             });

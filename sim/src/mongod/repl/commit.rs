@@ -91,8 +91,15 @@ impl Mongod {
             majority = self.repl.applied;
         }
         // Entries of earlier terms are committed only together with one of this term.
-        if majority.optime > self.repl.commit.optime && majority.optime >= first_optime {
-            assert_eq!(majority.optime.term, self.repl.term, "only the own term commits");
+        let old_term =
+            crate::mongod::planted::is(crate::mongod::planted::ServerBug::CommitsOldTerm);
+        if majority.optime > self.repl.commit.optime
+            && (majority.optime >= first_optime || old_term)
+        {
+            assert!(
+                majority.optime.term == self.repl.term || old_term,
+                "only the own term commits"
+            );
             let first = self.repl.commit.optime < first_optime;
             self.set_commit_point(now, majority);
             if first {
@@ -106,13 +113,20 @@ impl Mongod {
         let config = self.repl.config.as_ref()?;
         let self_index = self.repl.self_index?;
         let journaled = config.majority_journal_default;
-        let mut positions = [Position::default(); super::config::VOTERS_MAX];
+        let mut positions = [Position::default(); super::config::MEMBERS_MAX];
         let mut count = 0;
         for (index, its) in config.members.iter().enumerate() {
-            if !its.is_voter() || its.arbiter_only {
+            if !its.is_voter()
+                && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::CountsNonVoters)
+            {
                 continue;
             }
-            let (applied, durable) = if index == self_index {
+            if its.arbiter_only
+                && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::CountsArbiters)
+            {
+                continue;
+            }
+            let (applied, durable) = if index == self_index || its.arbiter_only {
                 (self.repl.applied, self.repl.durable)
             } else {
                 (self.repl.members[index].applied, self.repl.members[index].durable)

@@ -65,7 +65,9 @@ impl Mongod {
     /// Sets the election timer anew: election timeout plus jitter below 15 % of it. The jitter is
     /// drawn anew only when its upper bound has passed since the last draw.
     pub(crate) fn arm_election_timer(&mut self, now: Instant) {
-        if self.repl.state() != MemberState::Secondary || !self.repl.is_electable() {
+        let may_stand = self.repl.is_electable()
+            || crate::mongod::planted::is(crate::mongod::planted::ServerBug::StandsWithoutPriority);
+        if self.repl.state() != MemberState::Secondary || !may_stand {
             self.timers.stop(Timer::Election);
             return;
         }
@@ -105,7 +107,9 @@ impl Mongod {
         if own.arbiter_only {
             return Some("I am an arbiter".into());
         }
-        if !own.is_electable() {
+        if !own.is_electable()
+            && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::StandsWithoutPriority)
+        {
             return Some("my priority is 0 or I have no vote".into());
         }
         if repl.election.is_some() || repl.quorum_check.is_some() {
@@ -206,7 +210,6 @@ impl Mongod {
             self.repl.term += 1;
             self.record_vote(LastVote { term: self.repl.term, candidate_index: self_index as i64 });
             self.note_candidacy(now, reason, &config, prior_primary);
-            self.repl.election_metrics.note_called(reason);
         }
         let term = self.repl.term;
         match reason {
@@ -276,7 +279,7 @@ impl Mongod {
             election_timeout_millis: config.settings.election_timeout.as_millis() as i64,
             prior_primary_id: prior_primary.map(|index| config.members[index].id),
             target_catch_up: None,
-            catch_up_ops: None,
+            catch_up_ops: 0,
             new_term_start_millis: None,
             majority_available_millis: None,
         };
@@ -290,7 +293,8 @@ impl Mongod {
     /// Keeps a vote on disk; it is there before anybody hears of it.
     fn record_vote(&mut self, vote: LastVote) {
         assert!(
-            vote.term > self.repl.last_vote.term,
+            vote.term > self.repl.last_vote.term
+                || crate::mongod::planted::is(crate::mongod::planted::ServerBug::VotesTwice),
             "{} votes twice: {:?} after {:?}",
             self.options.host,
             vote,
@@ -347,7 +351,6 @@ impl Mongod {
                 self.call_election(now, election.reason, false, election.prior_primary);
             } else {
                 self.event(now, || EventKind::ElectionWon { term: election.term, votes });
-                self.repl.election_metrics.note_won(election.reason);
                 self.become_leader(now);
             }
         } else if votes + pending < needed || (pending == 0 && waits_for_primary) {
@@ -391,11 +394,7 @@ impl Mongod {
         let Some(candidate) = config.members.get(request.candidate_index) else {
             return Err(CommandError::new(
                 BAD_VALUE,
-                format!(
-                    "Invalid candidateIndex: {}. Must be between 0 and {} inclusive",
-                    request.candidate_index as i64,
-                    config.members.len() - 1
-                ),
+                format!("Invalid candidateIndex: {}", request.candidate_index),
             ));
         };
         if request.term > self.repl.term {
@@ -462,18 +461,18 @@ impl Mongod {
                 request.set_name, config.set_name
             ));
         }
-        if request.last_written < repl.applied.optime {
-            let what = match self.options.version >= crate::mongod::ServerVersion::V8_0 {
-                true => "written",
-                false => "applied",
-            };
+        if request.last_written < repl.applied.optime
+            && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::ElectsStale)
+        {
             return Some(format!(
-                "candidate's data is staler than mine. candidate's last {what} OpTime: {}, my last {what} OpTime: {}",
-                shown(request.last_written),
-                shown(repl.applied.optime)
+                "candidate's data is staler than mine. candidate's last written OpTime: {}, my last written OpTime: {}",
+                request.last_written, repl.applied.optime
             ));
         }
-        if !request.dry_run && repl.last_vote.term >= request.term {
+        if !request.dry_run
+            && repl.last_vote.term >= request.term
+            && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::VotesTwice)
+        {
             let voted = usize::try_from(repl.last_vote.candidate_index)
                 .ok()
                 .and_then(|index| config.members.get(index));
@@ -523,25 +522,16 @@ impl Mongod {
             new_term_start_millis: None,
             new_term_applied_millis: None,
         };
-        let mut metrics = Box::new(metrics);
-        if let Some(before) = self.repl.participant_metrics.take()
-            && before.term == metrics.term
-        {
-            // What is known of the term's beginning stays known.
-            metrics.new_term_start_millis = before.new_term_start_millis;
-            metrics.new_term_applied_millis = before.new_term_applied_millis;
-        }
-        self.repl.participant_metrics = Some(metrics);
+        self.repl.participant_metrics = Some(Box::new(metrics));
     }
 
     /// A higher term was heard: a leader steps down, then the term is taken over.
     pub(crate) fn adopt_term(&mut self, now: Instant, term: i64, whose: &str) {
         assert!(term > self.repl.term, "terms only grow");
         self.lose_election(now, format!("term {term} was heard"));
-        if let Some(leader) = &self.repl.leader {
-            let catching_up = leader.phase == super::LeaderPhase::CatchUp;
-            self.repl.election_metrics.step_downs_by_higher_term += 1;
-            self.repl.election_metrics.catch_ups_new_term += i64::from(catching_up);
+        if self.repl.leader.is_some()
+            && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::IgnoresHigherTerm)
+        {
             self.pass(Landmark::DeposedByTerm);
             self.step_down(now, &format!("{whose} term {term} is higher than mine"));
         }
@@ -623,14 +613,4 @@ impl Mongod {
             let _refused = self.stand(now, reason);
         }
     }
-}
-
-/// An optime as the server's texts show it.
-fn shown(optime: OpTime) -> String {
-    format!(
-        "{{ ts: Timestamp({}, {}), t: {} }}",
-        optime.ts.seconds(),
-        optime.ts.increment(),
-        optime.term
-    )
 }

@@ -243,16 +243,11 @@ impl Mongod {
         let in_initial_sync = state == MemberState::Startup2;
         let shown =
             |position: Position| if in_initial_sync { Position::default() } else { position };
-        let (applied, mut durable) = (shown(repl.applied), shown(repl.durable));
-        if state == MemberState::Arbiter {
-            // It keeps nothing (measured).
-            durable = Position::default();
-        }
+        let (applied, durable) = (shown(repl.applied), shown(repl.durable));
         HeartbeatReply {
             state,
             electable: repl.leader.is_some() || self.could_stand(now),
-            // Who is in a set is told by its configuration.
-            has_data: request.check_empty && config.is_none() && self.storage.has_data(),
+            has_data: request.check_empty && self.storage.has_data(),
             config_version,
             config_term,
             config: if send_config { config.cloned() } else { None },
@@ -347,6 +342,7 @@ impl Mongod {
         if self.repl.sync.source() == Some(index) {
             self.drop_sync_source(now, "it is held to be down");
         }
+        self.check_majority(now);
     }
 
     fn heartbeat_succeeded(&mut self, now: Instant, index: usize, reply: &HeartbeatReply) {
@@ -355,7 +351,8 @@ impl Mongod {
         let first_contact;
         {
             let member = &mut self.repl.members[index];
-            member.pinged((now - member.sent_at).as_millis() as u64);
+            let micros = (now - member.sent_at).as_micros() as u64;
+            member.pinged(micros);
             member.tries = 0;
             member.last_update = now;
             member.last_reply = Some(now);
@@ -399,7 +396,8 @@ impl Mongod {
         }
         self.learn_primary(now, index, reply);
         let on_my_branch = reply.commit_point.term == self.repl.applied.optime.term
-            || self.repl.own().is_some_and(|own| own.arbiter_only);
+            || self.repl.own().is_some_and(|own| own.arbiter_only)
+            || crate::mongod::planted::is(crate::mongod::planted::ServerBug::TrustsCommitPoint);
         if !reply.commit_point.is_null() && on_my_branch {
             // Only a commit point of the term of my own last entry is on my branch for sure.
             let point =
@@ -453,35 +451,24 @@ impl Mongod {
         }
     }
 
-    /// The earliest silence that has lasted the election timeout. Only silence costs a primary its role:
-    /// members whose heartbeats fail are down at once, and yet it leads on for so long (measured).
+    /// The earliest silence that has lasted the election timeout.
     pub(crate) fn fire_liveness(&mut self, now: Instant) {
         let timeout = self.election_timeout();
         let mut next = Instant::NEVER;
-        let mut any_silent = false;
         for index in 0..self.repl.members.len() {
-            let member = &mut self.repl.members[index];
-            if Some(index) == self.repl.self_index
-                || member.stale_update == Some(member.last_update)
-            {
+            let member = &self.repl.members[index];
+            if Some(index) == self.repl.self_index || !member.is_up() {
                 continue;
             }
             let silent_at = member.last_update + timeout;
             if silent_at <= now {
-                member.stale_update = Some(member.last_update);
-                any_silent = true;
-                if member.is_up() {
-                    self.mark_down(now, index, "no response within election timeout period");
-                }
+                self.mark_down(now, index, "no response within election timeout period");
             } else {
                 next = next.min(silent_at);
             }
         }
         // Members that come back are seen by heartbeats; look again then.
         self.timers.set(Timer::Liveness, next.min(now + timeout));
-        if any_silent {
-            self.check_majority(now);
-        }
     }
 
     pub(crate) fn heartbeat_interval(&self) -> Duration {

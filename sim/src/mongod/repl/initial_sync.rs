@@ -92,7 +92,7 @@ impl Mongod {
         self.repl.primary.filter(eligible).or_else(|| {
             (0..self.repl.members.len())
                 .filter(eligible)
-                .min_by_key(|&index| self.repl.members[index].ping_millis)
+                .min_by_key(|&index| self.repl.members[index].ping_micros)
         })
     }
 
@@ -148,7 +148,6 @@ impl Mongod {
         let entry = copied.entry;
         self.pass(Landmark::InitialSync);
         self.storage.install(copied.data, entry.clone());
-        self.forget_defaults();
         self.storage.flush_journal();
         self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
         let position = Position { optime: entry.optime, wall_millis: entry.wall_millis };

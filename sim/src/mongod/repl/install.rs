@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::{RawDocumentBuf, rawdoc};
+use bson::RawDocumentBuf;
 use stepdown_driver::Instant;
 
 use super::Member;
@@ -36,13 +36,6 @@ impl Mongod {
 
     /// Keeps a configuration on disk.
     pub(crate) fn store_config(&mut self, config: &ReplSetConfig) {
-        if self.storage.local_document("system.replset").is_none() {
-            let rbid = rawdoc! { "_id": "rollbackId", "rollbackId": self.repl.rbid };
-            self.storage.set_local_document("system.rollback.id", rbid);
-            let never = bson::Timestamp { time: 0, increment: 0 };
-            let consistent = rawdoc! { "_id": self.repl.process_id, "t": -1_i64, "ts": never };
-            self.storage.set_local_document("replset.minvalid", consistent);
-        }
         let document = RawDocumentBuf::try_from(&config.to_document(true))
             .expect("a configuration document is encodable");
         self.storage.set_local_document("system.replset", document);
@@ -51,10 +44,6 @@ impl Mongod {
     /// Makes a configuration the present one.
     pub(crate) fn install_config(&mut self, now: Instant, config: Arc<ReplSetConfig>, why: &str) {
         let before = self.repl.config.replace(config.clone());
-        if before.as_ref().is_some_and(|before| !before.has_horizons_of(&config)) {
-            // What a waiting hello would say depends on the address it came by, which may be gone.
-            self.close_waiting_hellos();
-        }
         let mut known: Vec<(Arc<str>, Member)> = match before {
             Some(before) => before
                 .members
@@ -64,7 +53,6 @@ impl Mongod {
                 .collect(),
             None => Vec::new(),
         };
-        self.repl.forced_source = None;
         let old_source = self.repl.sync.source().map(|index| known[index].0.clone());
         let old_primary = self.repl.primary.map(|index| known[index].0.clone());
         self.lose_election(now, "a new configuration was installed".into());

@@ -6,8 +6,7 @@ use std::time::Duration;
 use bson::rawdoc;
 use stepdown_driver::Instant;
 
-use super::{Repl, RpcKind};
-use crate::mongod::command::wait::Waiting;
+use super::{Repl, RpcKind, SHUTDOWN_TIMEOUT};
 use crate::mongod::command::{OplogDraft, ReadAt};
 use crate::mongod::oplog_entry::OpKind;
 use crate::mongod::optime::{OpTime, Ts};
@@ -64,7 +63,6 @@ impl Mongod {
         let settings = &self.repl.config.as_ref().expect("a leader has a configuration").settings;
         let limit_millis = settings.catch_up_timeout_millis;
         if self.repl.members.len() == 1 || limit_millis == 0 {
-            self.repl.election_metrics.catch_ups_skipped += 1;
             self.end_catch_up(now, "catch-up skipped");
         } else if limit_millis > 0 {
             self.timers.set(Timer::CatchUp, now + Duration::from_millis(limit_millis as u64));
@@ -93,15 +91,9 @@ impl Mongod {
         let target = up.map(|member| member.applied.optime).max().unwrap_or(OpTime::NULL);
         if known != Some(target) {
             if target <= self.repl.applied.optime {
-                self.repl.election_metrics.catch_ups_already += 1;
-                self.note_catch_up_ops();
                 self.end_catch_up(now, "nobody is ahead of me");
                 return;
             }
-            if known.is_none() {
-                self.repl.election_metrics.catch_ups += 1;
-            }
-            self.note_catch_up_ops();
             self.repl.leader.as_mut().expect("leading").target = Some(target);
             if let Some(metrics) = &mut self.repl.candidate_metrics {
                 metrics.target_catch_up = Some(target);
@@ -112,13 +104,6 @@ impl Mongod {
         self.catch_up_progress(now);
     }
 
-    /// From now on the metrics count what catch-up fetches (a set of one has none of it).
-    fn note_catch_up_ops(&mut self) {
-        if let Some(metrics) = &mut self.repl.candidate_metrics {
-            metrics.catch_up_ops.get_or_insert(0);
-        }
-    }
-
     /// Entries were applied: is the target reached?
     pub(crate) fn catch_up_progress(&mut self, now: Instant) {
         let Some(leader) = &self.repl.leader else { return };
@@ -126,14 +111,12 @@ impl Mongod {
             && leader.target.is_some_and(|target| self.repl.applied.optime >= target)
         {
             self.pass(Landmark::CatchUp);
-            self.repl.election_metrics.catch_ups_succeeded += 1;
             self.end_catch_up(now, "caught up");
         }
     }
 
     pub(crate) fn fire_catch_up(&mut self, now: Instant) {
         if self.repl.leader.as_ref().is_some_and(|leader| leader.phase == LeaderPhase::CatchUp) {
-            self.repl.election_metrics.catch_ups_timed_out += 1;
             self.end_catch_up(now, "catch-up timed out");
         }
     }
@@ -214,9 +197,7 @@ impl Mongod {
         if !self.repl.is_writable() {
             return;
         }
-        if self.repl.last_noop_check == self.repl.applied.optime
-            && self.parameters.is_on("writePeriodicNoops")
-        {
+        if self.repl.last_noop_check == self.repl.applied.optime {
             self.log_noop(now, "periodic noop");
             self.storage_flush_soon(now);
         }
@@ -228,16 +209,6 @@ impl Mongod {
 
     /// Follows again. Connections stay open; writes waiting for their concern are told.
     pub(crate) fn step_down(&mut self, now: Instant, why: &str) {
-        // Measured: who waits for a write concern or a linearizable read is interrupted while the member
-        // still leads by name; by command it sees the version of the step-down, otherwise the one before.
-        let commanded = self
-            .repl
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.phase == LeaderPhase::SteppingDown);
-        self.repl.topology_counter += i64::from(commanded);
-        self.interrupt_for_step_down(now);
-        self.repl.topology_counter -= i64::from(commanded);
         let leader = self.repl.leader.take().expect("only a leader steps down");
         self.abort_all_transactions();
         self.event(now, || EventKind::SteppingDown { why: why.to_owned() });
@@ -250,7 +221,7 @@ impl Mongod {
         }
         self.repl.sync = super::SyncState::Idle;
         self.state_changed(now, why);
-        self.wake(WAKE_STATE | WAKE_COMMIT);
+        self.interrupt_for_step_down(now);
         self.arm_election_timer(now);
         self.timers.set(Timer::Sync, now);
         self.abandon_quorum_check(now);
@@ -288,9 +259,6 @@ impl Mongod {
     /// Asks the best caught-up member to stand, without a dry run. Nobody waits for the answer.
     pub(crate) fn hand_off(&mut self, now: Instant) {
         let Some(config) = self.repl.config.clone() else { return };
-        if !self.parameters.is_on("enableElectionHandoff") {
-            return;
-        }
         let mine = self.repl.applied.optime;
         let mut best: Option<usize> = None;
         for (index, member) in self.repl.members.iter().enumerate() {
@@ -318,11 +286,9 @@ impl Mongod {
     }
 
     /// A step-down attempt begins: no more writes, hello says so.
-    pub(crate) fn begin_step_down(&mut self, now: Instant) {
+    pub(crate) fn begin_step_down(&mut self) {
         self.repl.leader.as_mut().expect("leading").phase = LeaderPhase::SteppingDown;
         self.bump_topology();
-        // Who waits for a hello hears of the attempt, even if it succeeds at once.
-        self.answer_waiting_hellos(now);
     }
 
     /// A step-down attempt failed: writable again.
@@ -338,17 +304,15 @@ impl Mongod {
     // ---- clean shutdown
 
     /// SIGTERM or the `shutdown` command: a leader hands over first, then the member lives on as a
-    /// secondary in quiesce mode, then it ends. Without `force` a leader that finds nobody to hand over to
-    /// within `timeout` stays.
-    pub(crate) fn begin_shutdown(&mut self, now: Instant, timeout: Duration, force: bool) {
+    /// secondary in quiesce mode, then it ends.
+    pub(crate) fn begin_shutdown(&mut self, now: Instant, timeout: Duration) {
         if self.repl.shutting_down {
             return;
         }
         self.repl.shutting_down = true;
-        self.repl.shutdown_is_forced = force;
         self.shutdown_deadline = now + timeout;
         if self.repl.is_writable() && self.repl.members.len() > 1 {
-            self.begin_step_down(now);
+            self.begin_step_down();
         }
         self.fire_shutdown(now);
     }
@@ -367,13 +331,6 @@ impl Mongod {
             if several && !self.successor_is_ready() && now < self.shutdown_deadline {
                 // Looked at again on every progress; at the latest at the deadline.
                 self.timers.set(Timer::Shutdown, self.shutdown_deadline);
-                return;
-            }
-            if several && !self.successor_is_ready() && !self.repl.shutdown_is_forced {
-                self.repl.shutting_down = false;
-                self.abandon_step_down();
-                let error = self.no_successor(now);
-                self.finish_waiting(now, Waiting::Shutdown, Err(error));
                 return;
             }
             self.repl.stand_not_before = now + Duration::from_secs(86_400);
@@ -409,9 +366,8 @@ impl Mongod {
     }
 
     /// The timeout of a shutdown by signal.
-    pub(crate) fn shutdown_timeout_by_signal(&self) -> Duration {
-        let millis = self.parameters.number("shutdownTimeoutMillisForSignaledShutdown");
-        Duration::from_millis(millis.max(0) as u64)
+    pub(crate) fn shutdown_timeout_by_signal() -> Duration {
+        SHUTDOWN_TIMEOUT
     }
 
     /// A leader's first entry is committed: majority writes are possible from now on.

@@ -22,16 +22,14 @@ pub(crate) struct Member {
     pub election_time: Ts,
     /// A request, reply or progress update: the last sign of life.
     pub last_update: Instant,
-    /// The sign of life that was found to be too old.
-    pub stale_update: Option<Instant>,
     /// When its last heartbeat reply (or failure) came in.
     pub last_reply: Option<Instant>,
     /// When its last heartbeat request came in.
     pub last_request: Option<Instant>,
     pub up_since: Option<Instant>,
     pub last_message: String,
-    /// Running average of round trips, in whole milliseconds as a server keeps it.
-    pub ping_millis: u64,
+    /// Running average of round trips, in microseconds.
+    pub ping_micros: u64,
     pub pings: u64,
     /// The heartbeat in flight.
     pub rpc: Option<RpcId>,
@@ -58,12 +56,11 @@ impl Member {
             sync_source_index: -1,
             election_time: Ts::NULL,
             last_update: now,
-            stale_update: None,
             last_reply: None,
             last_request: None,
             up_since: None,
             last_message: String::new(),
-            ping_millis: 0,
+            ping_micros: 0,
             pings: 0,
             rpc: None,
             sent_at: now,
@@ -80,10 +77,10 @@ impl Member {
         self.up_since.is_some()
     }
 
-    /// A round trip of `millis`: new = (old * 4 + sample) / 5.
-    pub(crate) fn pinged(&mut self, millis: u64) {
-        self.ping_millis =
-            if self.pings == 0 { millis } else { (self.ping_millis * 4 + millis) / 5 };
+    /// A round trip of `micros`: new = (old * 4 + sample) / 5.
+    pub(crate) fn pinged(&mut self, micros: u64) {
+        self.ping_micros =
+            if self.pings == 0 { micros } else { (self.ping_micros * 4 + micros) / 5 };
         self.pings += 1;
     }
 }

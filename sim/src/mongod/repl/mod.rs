@@ -26,19 +26,16 @@ mod initial_sync;
 mod install;
 pub(crate) mod leader;
 mod member;
-mod metrics;
 mod quorum;
 pub(crate) mod reconfig;
 mod rollback;
 pub(crate) mod status;
 mod sync;
-mod sync_source;
 
 pub(crate) use election::{Election, ElectionReason};
 pub(crate) use heartbeat::SpareBoxes;
 pub(crate) use leader::{Leader, LeaderPhase};
 pub(crate) use member::Member;
-pub(crate) use metrics::ElectionMetrics;
 pub(crate) use sync::{AwaitingFetch, SyncState};
 
 /// How long one journal flush takes.
@@ -47,6 +44,8 @@ pub(crate) const JOURNAL_FLUSH: Duration = Duration::from_micros(1_000);
 pub(crate) const JOURNAL_INTERVAL: Duration = Duration::from_millis(100);
 /// `periodicNoopIntervalSecs`.
 pub(crate) const NOOP_INTERVAL: Duration = Duration::from_secs(10);
+/// `shutdownTimeoutMillisForSignaledShutdown`.
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A vote given, kept on disk in `local.replset.election`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +96,6 @@ pub(crate) struct Repl {
     pub election_jitter_nanos: u64,
     pub election_jitter_drawn: Option<Instant>,
     pub sync: SyncState,
-    /// `replSetSyncFrom` asked for this member: it is the next source.
-    pub forced_source: Option<usize>,
-    /// The present source was asked for by hand.
-    pub forced_now: bool,
-    /// When a source was left for a much nearer one, within the last hour.
-    pub source_changes: Vec<Instant>,
     /// Members whose oplog fetch waits for data here.
     pub fetchers: Vec<AwaitingFetch>,
     pub report_rpc: Option<RpcId>,
@@ -120,13 +113,10 @@ pub(crate) struct Repl {
     /// Quiesce mode: its end.
     pub quiesce_until: Option<Instant>,
     pub shutting_down: bool,
-    /// The end comes even if nobody can take over.
-    pub shutdown_is_forced: bool,
     pub sync_source_info: &'static str,
     pub candidate_metrics: Option<Box<status::CandidateMetrics>>,
     pub participant_metrics: Option<Box<status::ParticipantMetrics>>,
     pub quorum_check: Option<Box<quorum::QuorumCheck>>,
-    pub election_metrics: ElectionMetrics,
     /// The member's own heartbeat target states were all heard since it won (catch-up).
     pub last_state: MemberState,
 }
@@ -159,9 +149,6 @@ impl Repl {
             election_jitter_nanos: 0,
             election_jitter_drawn: None,
             sync: SyncState::Idle,
-            forced_source: None,
-            forced_now: false,
-            source_changes: Vec::new(),
             fetchers: Vec::new(),
             report_rpc: None,
             report_pending: false,
@@ -173,12 +160,10 @@ impl Repl {
             last_noop_check: OpTime::NULL,
             quiesce_until: None,
             shutting_down: false,
-            shutdown_is_forced: false,
             sync_source_info: "",
             candidate_metrics: None,
             participant_metrics: None,
             quorum_check: None,
-            election_metrics: Default::default(),
             last_state: MemberState::Startup,
         }
     }

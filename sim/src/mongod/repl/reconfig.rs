@@ -9,7 +9,6 @@ use stepdown_driver::Instant;
 use super::config::{MemberConfig, ReplSetConfig, compatible, same_host};
 use super::{ElectionReason, Position};
 use crate::mongod::command::wait::Waiting;
-use crate::mongod::command::write_concern::{W, WriteConcern};
 use crate::mongod::error::{
     ALREADY_INITIALIZED, CONFIGURATION_IN_PROGRESS, CommandError, INVALID_REPLICA_SET_CONFIG,
     NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, NO_REPLICATION_ENABLED, NODE_NOT_ELECTABLE,
@@ -152,12 +151,7 @@ impl Mongod {
         self.set_follower(now, MemberState::Recovering, "initiated");
         self.set_follower(now, MemberState::Secondary, "consistent");
         self.arm_election_timer(now);
-        if self.repl.members.len() == 1 {
-            // There is nobody to sync from, and that is the last it says of it.
-            self.repl.sync_source_info = "Could not find member to sync from";
-        }
-        // A set of one does not wait, though it says that it did.
-        self.elect_alone(now, ElectionReason::ElectionTimeout);
+        self.elect_single_node(now);
     }
 
     // ---- reconfiguration
@@ -208,9 +202,7 @@ impl Mongod {
                 && !member.arbiter_only
                 && before.is_none_or(|before| before.votes == 0 || before.newly_added);
         }
-        let custom = self.custom_write_concern();
-        compatible(&old, &new, false, custom.is_some()).map_err(incompatible)?;
-        keeps_mode(custom.as_ref(), &new)?;
+        compatible(&old, &new, false).map_err(incompatible)?;
         let own = self.index_in(&new)?;
         self.begin_quorum_check(now, Arc::new(new), own, false);
         Ok(true)
@@ -233,9 +225,7 @@ impl Mongod {
         new.version = new.version.max(old.version).saturating_add(jump);
         new.term = -1;
         new.settings.replica_set_id = new.settings.replica_set_id.or(old.settings.replica_set_id);
-        let custom = self.custom_write_concern();
-        compatible(&old, &new, true, custom.is_some()).map_err(incompatible)?;
-        keeps_mode(custom.as_ref(), &new)?;
+        compatible(&old, &new, true).map_err(incompatible)?;
         self.index_in(&new)?;
         self.store_config(&new);
         self.install_config(now, Arc::new(new), "replSetReconfig with force");
@@ -308,6 +298,9 @@ impl Mongod {
     pub(crate) fn config_is_committed(&self) -> bool {
         let Some(config) = &self.repl.config else { return false };
         let Some(leader) = &self.repl.leader else { return false };
+        if crate::mongod::planted::is(crate::mongod::planted::ServerBug::ReconfiguresUnsafely) {
+            return true;
+        }
         self.config_is_spread()
             && self.repl.commit.optime >= leader.first_optime
             && config.term <= self.repl.term
@@ -391,11 +384,7 @@ fn shown_with_version(given: &Document) -> String {
 }
 
 fn initial_config(given: &Document) -> Result<ReplSetConfig, CommandError> {
-    let mut given = given.clone();
-    if !given.contains_key("version") {
-        given.insert("version", 1);
-    }
-    let config = ReplSetConfig::from_document(&given)?;
+    let config = ReplSetConfig::from_document(given)?;
     if config.members.iter().any(|member| member.newly_added) {
         return Err(CommandError::new(
             INVALID_REPLICA_SET_CONFIG,
@@ -407,19 +396,6 @@ fn initial_config(given: &Document) -> Result<ReplSetConfig, CommandError> {
 
 fn not_yet_initialized() -> CommandError {
     CommandError::new(NOT_YET_INITIALIZED, "no replset config has been received")
-}
-
-/// The mode of the set's default write concern may not go.
-fn keeps_mode(custom: Option<&WriteConcern>, new: &ReplSetConfig) -> Result<(), CommandError> {
-    match custom.map(|concern| &concern.w) {
-        Some(W::Mode(mode)) if !new.settings.modes.contains_key(mode) => Err(CommandError::new(
-            NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE,
-            "May not remove custom write concern definition from config while it is in use as the \
-             default write concern. Change the default write concern to a non-conflicting setting \
-             and try the reconfig again.",
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn incompatible(error: CommandError) -> CommandError {

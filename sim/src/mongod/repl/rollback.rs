@@ -81,7 +81,9 @@ impl Mongod {
         let common = tail.iter().find(|optime| self.storage.oplog().contains(**optime)).copied();
         if let Some(common) = common {
             let committed = self.repl.commit.optime;
-            if common < committed {
+            if common < committed
+                && !crate::mongod::planted::is(crate::mongod::planted::ServerBug::RollsBackTooFar)
+            {
                 // Only a forced reconfiguration brings this about; the server gives up as well.
                 self.exit(
                     FATAL_EXIT,
@@ -89,6 +91,16 @@ impl Mongod {
                 );
                 return;
             }
+            let common = match self.storage.oplog().optimes_at_or_before(common.ts, 2)[..] {
+                [_, before]
+                    if crate::mongod::planted::is(
+                        crate::mongod::planted::ServerBug::RollsBackTooFar,
+                    ) =>
+                {
+                    before
+                }
+                _ => common,
+            };
             if let SyncState::RollingBack(rollback) = &mut self.repl.sync {
                 rollback.common = Some(common);
             }
@@ -116,15 +128,13 @@ impl Mongod {
     }
 
     fn finish_rollback(&mut self, now: Instant, common: OpTime, source: usize, source_rbid: i32) {
-        let mut undone = self.storage.rollback_to(common);
-        if !self.parameters.is_on("createRollbackDataFiles") {
-            undone.files.clear();
-        }
-        self.forget_defaults();
+        let undone = self.storage.rollback_to(common);
         let entry = self.storage.oplog().last().expect("the common point stays").clone();
         assert_eq!(entry.optime, common, "a rollback ends at the common point");
         self.sessions.rebuild(self.storage.past_sessions(), self.storage.oplog().iter());
-        self.bump_rbid();
+        if !crate::mongod::planted::is(crate::mongod::planted::ServerBug::KeepsRollbackId) {
+            self.bump_rbid();
+        }
         let position = Position { optime: common, wall_millis: entry.wall_millis };
         self.repl.applied = position;
         self.repl.durable = position;
@@ -139,7 +149,8 @@ impl Mongod {
                 "finished: {count} entries undone back to {common}, {files} rollback files written"
             ),
         });
-        self.set_follower(now, MemberState::Secondary, "rollback done");
+        self.set_follower(now, MemberState::Recovering, "rollback done");
+        self.set_follower(now, MemberState::Secondary, "consistent");
         self.arm_election_timer(now);
         self.fetch(now, source, true, Some(source_rbid));
     }

@@ -22,8 +22,7 @@ pub(crate) struct CandidateMetrics {
     pub election_timeout_millis: i64,
     pub prior_primary_id: Option<i32>,
     pub target_catch_up: Option<OpTime>,
-    /// Counted once somebody was looked at to catch up with.
-    pub catch_up_ops: Option<i64>,
+    pub catch_up_ops: i64,
     pub new_term_start_millis: Option<i64>,
     pub majority_available_millis: Option<i64>,
 }
@@ -159,9 +158,8 @@ impl Mongod {
         if repl.maintenance > 0 {
             own.insert("maintenanceMode", repl.maintenance as i32);
         }
-        // Measured: a follower's remark is gone within its next round of applying; a leader applies
-        // nothing, and keeps what was said before its election.
-        own.insert("infoMessage", if repl.leader.is_some() { repl.sync_source_info } else { "" });
+        // A primary looks for nobody.
+        own.insert("infoMessage", if repl.leader.is_some() { "" } else { repl.sync_source_info });
         if let Some(leader) = &repl.leader {
             insert_election_time(&mut own, leader.election_time);
         }
@@ -210,7 +208,7 @@ impl Mongod {
         }
         status.insert("lastHeartbeat", wall(member.last_reply));
         status.insert("lastHeartbeatRecv", wall(member.last_request));
-        status.insert("pingMs", member.ping_millis as i64);
+        status.insert("pingMs", (member.ping_micros / 1_000) as i64);
         status.insert("lastHeartbeatMessage", &member.last_message);
         let source = usize::try_from(member.sync_source_index).ok().filter(|_| member.is_up());
         let source = source.and_then(|index| config.members.get(index));
@@ -252,9 +250,7 @@ impl CandidateMetrics {
         if let Some(target) = self.target_catch_up {
             metrics.insert("targetCatchupOpTime", optime(target));
         }
-        if let Some(entries) = self.catch_up_ops {
-            metrics.insert("numCatchUpOps", entries);
-        }
+        metrics.insert("numCatchUpOps", self.catch_up_ops);
         if let Some(millis) = self.new_term_start_millis {
             metrics.insert("newTermStartDate", date(millis));
         }

@@ -23,6 +23,10 @@ const DENY_AFTER_ERROR: Duration = Duration::from_secs(10);
 const DENY_TOO_STALE: Duration = Duration::from_secs(60);
 /// A fetch that is not answered this long after its await time is given up.
 const NETWORK_BUFFER: Duration = Duration::from_secs(5);
+/// `maxSyncSourceLagSecs`.
+const SOURCE_LAG_SECONDS_MAX: u32 = 30;
+/// `changeSyncSourceThresholdMillis`: the primary is preferred within this of the best ping.
+const PING_THRESHOLD_MICROS: u64 = 5_000;
 /// One batch holds at most so many entries.
 const BATCH_ENTRIES_MAX: usize = 5_000;
 /// One batch holds at most so many bytes.
@@ -99,13 +103,98 @@ impl Mongod {
             Some((source, why)) => {
                 let host = self.repl.host(source);
                 self.event(now, || EventKind::SyncSource { source: Some(host), why: why.into() });
+                self.repl.sync_source_info = "";
                 if self.repl.primary.is_some_and(|primary| primary != source) {
                     self.pass(Landmark::ChainedSync);
                 }
                 self.fetch(now, source, true, None);
             }
-            None => self.timers.set(Timer::Sync, now + RETRY),
+            None => {
+                self.repl.sync_source_info = "Could not find member to sync from";
+                self.timers.set(Timer::Sync, now + RETRY);
+            }
         }
+    }
+
+    /// The member to sync from, and why it.
+    fn choose_sync_source(&self, now: Instant) -> Option<(usize, &'static str)> {
+        let config = self.repl.config.as_ref()?;
+        let self_index = self.repl.self_index?;
+        let own = &config.members[self_index];
+        let others = config.members.len() - 1;
+        let pings: u64 = self.repl.members.iter().map(|member| member.pings.min(2)).sum();
+        let heard_or_down = self
+            .repl
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(index, member)| *index != self_index && member.state == MemberState::Down)
+            .count() as u64;
+        if pings + 2 * heard_or_down < 2 * others as u64 {
+            // The first round trips say nothing yet about who is near.
+            return None;
+        }
+        if !config.settings.chaining_allowed {
+            let primary = self.repl.primary?;
+            return self
+                .is_sync_candidate(now, primary)
+                .then_some((primary, "chaining is not allowed: the primary"));
+        }
+        let primary_ts = self.repl.primary.map(|index| self.repl.members[index].applied.optime.ts);
+        for strict in [true, false] {
+            let mut best: Option<usize> = None;
+            for index in 0..config.members.len() {
+                if index == self_index || !self.is_sync_candidate(now, index) {
+                    continue;
+                }
+                let its = &config.members[index];
+                let member = &self.repl.members[index];
+                let lags = primary_ts.is_some_and(|newest| {
+                    member.applied.optime.ts.seconds().saturating_add(SOURCE_LAG_SECONDS_MAX)
+                        < newest.seconds()
+                });
+                let second_choice = (own.is_voter() && !its.is_voter())
+                    || its.hidden
+                    || lags
+                    || its.delay > own.delay;
+                if strict && second_choice {
+                    continue;
+                }
+                let nearer =
+                    best.is_none_or(|b| member.ping_micros < self.repl.members[b].ping_micros);
+                if nearer {
+                    best = Some(index);
+                }
+            }
+            if let Some(best) = best {
+                let near = self.repl.members[best].ping_micros + PING_THRESHOLD_MICROS;
+                return Some(match self.repl.primary {
+                    Some(primary)
+                        if primary != self_index
+                            && self.is_sync_candidate(now, primary)
+                            && self.repl.members[primary].ping_micros <= near =>
+                    {
+                        (primary, "the primary, near enough to the nearest")
+                    }
+                    _ => (best, "the nearest that is ahead of me"),
+                });
+            }
+        }
+        None
+    }
+
+    fn is_sync_candidate(&self, now: Instant, index: usize) -> bool {
+        let Some(config) = &self.repl.config else { return false };
+        let member = &self.repl.members[index];
+        let own_builds = self.repl.own().is_some_and(|own| own.build_indexes);
+        member.is_up()
+            && matches!(member.state, MemberState::Primary | MemberState::Secondary)
+            && (config.members[index].build_indexes || !own_builds)
+            && member.denied_until <= now
+            && (member.applied.optime > self.repl.applied.optime
+                // An equal primary is taken so that its next write is not waited for by polling.
+                || (member.state == MemberState::Primary
+                    && member.applied.optime == self.repl.applied.optime))
     }
 
     /// Leaves the sync source.
@@ -123,7 +212,10 @@ impl Mongod {
     /// Leaves the sync source and does not come back to it for a while.
     pub(crate) fn deny_sync_source(&mut self, now: Instant, duration: Duration, why: &str) {
         if let Some(source) = self.repl.sync.source() {
-            self.repl.members[source].denied_until = now + duration;
+            let forever =
+                crate::mongod::planted::is(crate::mongod::planted::ServerBug::DeniesForever);
+            self.repl.members[source].denied_until =
+                if forever { Instant::NEVER } else { now + duration };
             self.drop_sync_source(now, why);
             // Not at once: a source that fails at once must not be asked in a tight loop.
             self.timers.set(Timer::Sync, now + Duration::from_millis(100));
@@ -291,16 +383,18 @@ impl Mongod {
         let mut entries = reply.entries;
         if first {
             let mine = self.repl.applied.optime;
-            // A source must be ahead, or two members that are equal could follow each other.
-            if reply.last_applied <= mine {
-                self.deny_sync_source(now, RETRY, "it is not ahead of me");
+            if reply.last_applied < mine {
+                self.deny_sync_source(now, Duration::from_secs(1), "it is behind me");
                 return;
             }
             let agrees = entries.first().is_some_and(|entry| entry.optime == mine);
-            if !agrees {
+            let trusts =
+                crate::mongod::planted::is(crate::mongod::planted::ServerBug::SkipsRollback)
+                    || (crate::mongod::planted::is(crate::mongod::planted::ServerBug::TrustsChain)
+                        && self.repl.primary.is_some_and(|primary| primary != source));
+            if !agrees && !trusts {
                 if self.repl.leader.is_some() {
                     // A leader undoes nothing: it leads from where it is.
-                    self.repl.election_metrics.catch_ups_failed += 1;
                     self.end_catch_up(now, "the sync source does not have my last entry");
                 } else if mine.ts < reply.oldest {
                     self.too_stale(now);
@@ -309,7 +403,11 @@ impl Mongod {
                 }
                 return;
             }
-            entries.remove(0);
+            if agrees {
+                entries.remove(0);
+            } else {
+                entries.retain(|entry| entry.optime.ts > mine.ts);
+            }
             if std::mem::take(&mut self.repl.too_stale) {
                 self.state_changed(now, "found a source whose oplog reaches back far enough");
             }
@@ -322,6 +420,9 @@ impl Mongod {
             self.arm_election_timer(now);
         }
         let held_until = self.hold_back(now, &mut entries);
+        if crate::mongod::planted::is(crate::mongod::planted::ServerBug::AppliesOutOfOrder) {
+            swap_first_two(&mut entries);
+        }
         if let Some(last) = entries.last() {
             let last = last.optime;
             let count = entries.len();
@@ -337,8 +438,7 @@ impl Mongod {
             if let (true, Some(metrics)) =
                 (self.repl.leader.is_some(), &mut self.repl.candidate_metrics)
             {
-                *metrics.catch_up_ops.get_or_insert(0) += count as i64;
-                self.repl.election_metrics.catch_up_entries += count as i64;
+                metrics.catch_up_ops += count as i64;
             }
             self.wake(WAKE_DATA | WAKE_COMMIT);
             self.report_progress(now);
@@ -352,11 +452,11 @@ impl Mongod {
         if !matches!(&self.repl.sync, SyncState::Fetching(fetching) if fetching.source == source) {
             return;
         }
-        let seen = super::sync_source::SourceView {
+        let seen = SourceView {
             sync_source_index: reply.sync_source_index,
             last_applied: reply.last_applied,
         };
-        if let Some(why) = self.reason_to_change_source(now, source, &seen) {
+        if let Some(why) = self.reason_to_change_source(source, &seen) {
             self.drop_sync_source(now, why);
             return;
         }
@@ -401,8 +501,35 @@ impl Mongod {
                 self.options.host, entry.optime, error.message
             );
         }
-        self.sessions.observe(entry);
-        self.note_defaults(entry);
+        if !crate::mongod::planted::is(crate::mongod::planted::ServerBug::ForgetsSessions) {
+            self.sessions.observe(entry);
+        }
+    }
+
+    fn reason_to_change_source(&self, source: usize, seen: &SourceView) -> Option<&'static str> {
+        let config = self.repl.config.as_ref()?;
+        if !config.settings.chaining_allowed
+            && self.repl.primary.is_some_and(|primary| primary != source)
+        {
+            return Some("chaining is not allowed and another member is primary");
+        }
+        if seen.sync_source_index < 0
+            && self.repl.primary != Some(source)
+            && seen.last_applied <= self.repl.applied.optime
+            && self.repl.primary.is_some_and(|primary| {
+                self.repl.members[primary].applied.optime > self.repl.applied.optime
+            })
+        {
+            return Some("it is not ahead of me, has no source itself and is not the primary");
+        }
+        let lags = self.repl.members.iter().enumerate().any(|(index, member)| {
+            index != source
+                && member.is_up()
+                && matches!(member.state, MemberState::Primary | MemberState::Secondary)
+                && seen.last_applied.ts.seconds().saturating_add(SOURCE_LAG_SECONDS_MAX)
+                    < member.applied.optime.ts.seconds()
+        });
+        lags.then_some("it lags behind another member by more than maxSyncSourceLagSecs")
     }
 
     fn too_stale(&mut self, now: Instant) {
@@ -487,4 +614,26 @@ impl Mongod {
             metrics.new_term_applied_millis = Some(wall_millis);
         }
     }
+}
+
+/// What a planted bug does to a batch: two entries change places, each under the other's optime.
+fn swap_first_two(entries: &mut [std::sync::Arc<crate::mongod::oplog_entry::OplogEntry>]) {
+    use crate::mongod::oplog_entry::{OpKind, OplogEntry};
+    let [one, other, ..] = entries else { return };
+    if one.kind == OpKind::Command || other.kind == OpKind::Command {
+        return;
+    }
+    let at = |entry: &OplogEntry, of: &OplogEntry| OplogEntry {
+        optime: of.optime,
+        wall_millis: of.wall_millis,
+        ..entry.clone()
+    };
+    let (first, second) = (at(other, one), at(one, other));
+    (*one, *other) = (std::sync::Arc::new(first), std::sync::Arc::new(second));
+}
+
+/// What a batch said of its source.
+struct SourceView {
+    sync_source_index: i32,
+    last_applied: crate::mongod::optime::OpTime,
 }

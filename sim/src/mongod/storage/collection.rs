@@ -82,11 +82,6 @@ impl Collection {
         &self.names.last().expect("a collection has a name").1
     }
 
-    /// Since when it has its present name.
-    pub(super) fn named_since(&self) -> Ts {
-        self.names.last().expect("a collection has a name").0
-    }
-
     pub(super) fn namespace_at(&self, at: Ts) -> Option<&Arc<str>> {
         let exists = self.created <= at && self.dropped.is_none_or(|dropped| dropped > at);
         let (_, name) = self.names.iter().rev().find(|(since, _)| exists && *since <= at)?;

@@ -46,11 +46,6 @@ pub struct Storage {
     oldest_wanted: Ts,
     oldest: Ts,
     local: BTreeMap<String, RawDocumentBuf>,
-    /// The collections of `local`: everybody's own, in no oplog, durable at once.
-    unreplicated: catalog::Catalog,
-    unreplicated_writes: u64,
-    /// `local.startup_log`.
-    starts: Vec<Arc<RawDocumentBuf>>,
     past_sessions: BTreeMap<Uuid, SessionRecord>,
     transactions: transaction::OpenTransactions,
 }
@@ -128,7 +123,13 @@ impl Storage {
     /// kill -9: what stays, without what was not journaled, and how many oplog entries were lost.
     pub fn crash(mut self) -> (DurableStorage, usize) {
         self.abort_transactions();
-        let lost = self.drop_after(self.durable).len();
+        let mut kept = self.durable;
+        if crate::mongod::planted::is(crate::mongod::planted::ServerBug::LosesJournaled)
+            && let [_, before] = self.oplog.optimes_at_or_before(kept.ts, 2)[..]
+        {
+            kept = before;
+        }
+        let lost = self.drop_after(kept).len();
         (DurableStorage(Some(Box::new(self))), lost)
     }
 
@@ -202,35 +203,6 @@ impl Storage {
         }
         parts.reverse();
         Ok(parts)
-    }
-
-    /// Applies an operation on a collection of `local`: it is in no oplog, and nothing takes it back.
-    ///
-    /// # Errors
-    /// As [`Storage::append`].
-    pub fn write_unreplicated(&mut self, entry: &OplogEntry) -> Result<(), CommandError> {
-        let ts = Ts(self.unreplicated_writes + 1);
-        let mark = self.unreplicated.mark();
-        if let Err(error) = apply::apply(&mut self.unreplicated, entry, ts) {
-            self.unreplicated.undo_to(mark);
-            return Err(error);
-        }
-        self.unreplicated_writes = ts.0;
-        self.unreplicated.prune(ts);
-        Ok(())
-    }
-
-    /// A process started on this data: one more document of `local.startup_log`.
-    pub fn note_start(&mut self, document: RawDocumentBuf) {
-        if self.starts.len() == STARTS_MAX {
-            self.starts.remove(0);
-        }
-        self.starts.push(Arc::new(document));
-    }
-
-    /// `local.startup_log`, oldest first.
-    pub fn starts(&self) -> &[Arc<RawDocumentBuf>] {
-        &self.starts
     }
 
     /// Makes everything written so far survive a crash.
@@ -313,7 +285,9 @@ impl Storage {
 
     /// Drops the entries after `to` and what they did; the entries come back, oldest first.
     fn drop_after(&mut self, to: OpTime) -> Vec<Arc<OplogEntry>> {
-        self.catalog.undo_after(to.ts);
+        if !crate::mongod::planted::is(crate::mongod::planted::ServerBug::RollsBackOplogOnly) {
+            self.catalog.undo_after(to.ts);
+        }
         let mut entries = Vec::new();
         while self.oplog.last().is_some_and(|last| last.optime.ts > to.ts) {
             entries.extend(self.oplog.pop());
@@ -356,10 +330,6 @@ impl Storage {
     /// The collection of a namespace as of `at`, or as the entered transaction sees it; `None` if there
     /// is none.
     pub fn collection(&self, namespace: &str, at: ReadAt) -> Option<CollectionView<'_>> {
-        if namespace.starts_with("local.") {
-            let found = self.unreplicated.by_name_at(namespace, Ts::MAX);
-            return found.map(|collection| CollectionView::new(collection, Ts::MAX));
-        }
         if let Some(transaction) = self.transactions.entered() {
             return transaction.collection(&self.catalog, namespace);
         }
@@ -381,12 +351,6 @@ impl Storage {
     /// collection keeps pre-images; `operation` is its place in the entry.
     pub fn pre_image(&self, ts: Ts, operation: u64) -> Option<&Arc<RawDocumentBuf>> {
         self.catalog.pre_images.get(&(ts, operation))
-    }
-
-    /// The collections of `local` that are stored as such, by namespace.
-    pub fn local_collections(&self) -> Vec<CollectionView<'_>> {
-        let all = self.unreplicated.all_at(Ts::MAX).into_iter();
-        all.map(|(_, collection)| CollectionView::new(collection, Ts::MAX)).collect()
     }
 
     /// The last known of sessions whose entries are not in the oplog (any more): they fell off its old
@@ -437,9 +401,6 @@ impl Storage {
         self.oplog.reset(last);
     }
 }
-
-/// `local.startup_log` is capped.
-const STARTS_MAX: usize = 256;
 
 /// More past sessions than this, and those that have expired are let go.
 const MANY_SESSIONS: usize = 4096;

@@ -40,11 +40,6 @@ impl<'a> CollectionView<'a> {
         self.collection.uuid
     }
 
-    /// Since when it is there under its present name.
-    pub fn since(&self) -> Ts {
-        self.collection.named_since()
-    }
-
     /// `db.collection`.
     pub fn namespace(&self) -> &'a Arc<str> {
         self.collection.namespace_at(self.at).unwrap_or_else(|| self.collection.namespace())

@@ -128,15 +128,6 @@ pub(super) fn run(
         let done = match retried {
             Some(executed) => {
                 result.retried.push(statement_id);
-                if executed.kind == OpKind::Delete {
-                    return Err(CommandError::new(
-                        40_638,
-                        format!(
-                            "update retry request is not compatible with previous write in the transaction of type: d, {}",
-                            executed.told()
-                        ),
-                    ));
-                }
                 Ok(Modified::before(&executed))
             }
             None => execute(server, now, op, &namespace, statement, retry, statement_id),

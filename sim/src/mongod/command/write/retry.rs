@@ -7,11 +7,10 @@ use bson::{RawDocumentBuf, Uuid};
 use crate::mongod::Mongod;
 use crate::mongod::command::Operation;
 use crate::mongod::error::CommandError;
-use crate::mongod::oplog_entry::{OpKind, OpSession, OplogEntry, RetryImage};
+use crate::mongod::oplog_entry::{OpKind, OpSession, RetryImage};
 use crate::mongod::optime::OpTime;
 use crate::mongod::session::incomplete_history;
 use crate::mongod::storage::inner_operations;
-use crate::mongod::storage::text::shell_document;
 
 /// A session and its transaction number, on a request outside a transaction.
 #[derive(Clone, Copy, Debug)]
@@ -27,23 +26,6 @@ pub(crate) struct Executed {
     /// `o`.
     pub object: Arc<RawDocumentBuf>,
     pub image: Option<RetryImage>,
-    /// The whole entry.
-    pub entry: Arc<OplogEntry>,
-}
-
-impl Executed {
-    /// How errors about a retry of another kind end: with the entry.
-    pub(crate) fn told(&self) -> String {
-        let mut shown = RawDocumentBuf::new();
-        shown.append(bson::cstr!("oplogEntry"), self.entry.to_document());
-        let ts = self.entry.optime.ts;
-        format!(
-            "oplogTs: Timestamp({}, {}), oplog: {}",
-            ts.seconds(),
-            ts.increment(),
-            shell_document(&shown)
-        )
-    }
 }
 
 impl Retry {
@@ -62,6 +44,9 @@ impl Retry {
         server: &Mongod,
         statement_id: i32,
     ) -> Result<Option<Executed>, CommandError> {
+        if crate::mongod::planted::is(crate::mongod::planted::ServerBug::RunsRetryAgain) {
+            return Ok(None);
+        }
         let found = server.sessions.executed(self.lsid, self.txn_number, statement_id)?;
         let Some(optime) = found else { return Ok(None) };
         let lost = || incomplete_history(self.lsid, self.txn_number);
@@ -75,14 +60,12 @@ impl Retry {
                 kind: inner.kind,
                 object: inner.object.clone(),
                 image: None,
-                entry: entry.clone(),
             }));
         }
         Ok(Some(Executed {
             kind: entry.kind,
             object: entry.object.clone(),
             image: entry.session.as_ref().and_then(|session| session.retry_image.clone()),
-            entry: entry.clone(),
         }))
     }
 

@@ -58,8 +58,6 @@ pub struct MemberConfig {
     pub priority_micros: i64,
     /// `tags`.
     pub tags: BTreeMap<String, String>,
-    /// `horizons`: a name and the address it stands for, in the given order.
-    pub horizons: Vec<(String, String)>,
     /// `secondaryDelaySecs`.
     pub delay: Duration,
     /// `votes`.
@@ -114,7 +112,6 @@ impl MemberConfig {
             hidden: false,
             priority_micros: 1_000_000,
             tags: BTreeMap::new(),
-            horizons: Vec::new(),
             delay: Duration::ZERO,
             votes: 1,
         }
@@ -235,7 +232,6 @@ impl ReplSetConfig {
                 }
             }
         }
-        self.validate_horizons()?;
         let voters = self.members.iter().filter(|member| member.votes == 1).count();
         if voters == 0 || voters > VOTERS_MAX {
             return bad(format!(
@@ -263,55 +259,6 @@ impl ReplSetConfig {
             }
         }
         Ok(())
-    }
-
-    /// Every member has the same horizons, and no two addresses are the same.
-    fn validate_horizons(&self) -> Result<(), CommandError> {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut addresses: BTreeMap<&str, usize> = BTreeMap::new();
-        for member in &self.members {
-            for (name, address) in &member.horizons {
-                *counts.entry(name).or_default() += 1;
-                *addresses.entry(address).or_default() += 1;
-            }
-            *addresses.entry(&member.host).or_default() += 1;
-        }
-        let listed = |names: Vec<&str>| names.join(", ");
-        let partial: Vec<&str> = counts
-            .into_iter()
-            .filter(|(_, count)| *count != self.members.len())
-            .map(|(name, _)| name)
-            .collect();
-        if !partial.is_empty() {
-            return Err(CommandError::new(
-                BAD_VALUE,
-                format!(
-                    "Saw a replica set member with a different horizon mapping than the others.  The following horizons were not universally present: {}",
-                    listed(partial)
-                ),
-            ));
-        }
-        let doubled: Vec<&str> =
-            addresses.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
-        if doubled.is_empty() {
-            return Ok(());
-        }
-        Err(CommandError::new(
-            BAD_VALUE,
-            format!(
-                "The following hostnames are not unique across all horizons and host specifications in the replica set: {}",
-                listed(doubled)
-            ),
-        ))
-    }
-
-    /// Whether the members have the same horizons in both.
-    pub fn has_horizons_of(&self, other: &ReplSetConfig) -> bool {
-        let horizons = |config: &ReplSetConfig| -> BTreeMap<String, Vec<(String, String)>> {
-            let members = config.members.iter().filter(|member| !member.horizons.is_empty());
-            members.map(|member| (member.host.to_string(), member.horizons.clone())).collect()
-        };
-        horizons(self) == horizons(other)
     }
 
     /// The document, in the order of `replSetGetConfig`. `newlyAdded` shows only where `internal`.
@@ -391,11 +338,6 @@ impl MemberConfig {
         let tags: Document =
             self.tags.iter().map(|(k, v)| (k.clone(), Bson::String(v.clone()))).collect();
         document.insert("tags", tags);
-        if !self.horizons.is_empty() {
-            let horizons: Document =
-                self.horizons.iter().map(|(k, v)| (k.clone(), Bson::String(v.clone()))).collect();
-            document.insert("horizons", horizons);
-        }
         document.insert("secondaryDelaySecs", self.delay.as_secs() as i64);
         document.insert("votes", self.votes);
         document
@@ -433,8 +375,7 @@ mod tests {
     use super::*;
 
     fn parse(members: Vec<Document>) -> Result<ReplSetConfig, CommandError> {
-        let config =
-            ReplSetConfig::from_document(&doc! { "_id": "foo", "version": 1, "members": members })?;
+        let config = ReplSetConfig::from_document(&doc! { "_id": "foo", "members": members })?;
         config.validate().map(|()| config)
     }
 

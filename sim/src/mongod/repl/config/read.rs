@@ -75,11 +75,6 @@ impl ReplSetConfig {
         if config.set_name.is_empty() {
             return Err(invalid("BSON field 'ReplSetConfig._id' is missing but a required field"));
         }
-        if !document.contains_key("version") {
-            return Err(invalid(
-                "BSON field 'ReplSetConfig.version' is missing but a required field",
-            ));
-        }
         if !document.contains_key("members") {
             return Err(invalid(
                 "BSON field 'ReplSetConfig.members' is missing but a required field",
@@ -268,7 +263,6 @@ fn member_from_document(document: &Document) -> Result<MemberConfig, CommandErro
                     }
                 }
             }
-            "horizons" => member.horizons = horizons(value)?,
             "secondaryDelaySecs" => {
                 let seconds = at_least(name, integer(name, value)?, 0)?;
                 member.delay = Duration::from_secs(seconds as u64);
@@ -286,44 +280,6 @@ fn member_from_document(document: &Document) -> Result<MemberConfig, CommandErro
     }
     member.priority_micros = priority.unwrap_or(if member.arbiter_only { 0 } else { 1_000_000 });
     Ok(member)
-}
-
-fn horizons(value: &Bson) -> Result<Vec<(String, String)>, CommandError> {
-    let Bson::Document(given) = value else {
-        return Err(wrong_type("MemberConfig.horizons", value, "object"));
-    };
-    let mut horizons: Vec<(String, String)> = Vec::new();
-    for (name, address) in given {
-        let Bson::String(address) = address else {
-            return Err(invalid(format!(
-                "horizons.{name} field has non-string value of type {}",
-                crate::mongod::command::type_name(address)
-            )));
-        };
-        if name.is_empty() {
-            return Err(invalid("Horizons cannot have empty names"));
-        }
-        if name == "__default" {
-            return Err(invalid(format!(
-                "Horizon name \"{name}\" is reserved for internal mongodb usage"
-            )));
-        }
-        if !address.starts_with('[') && address.matches(':').count() > 1 {
-            return Err(invalid(format!(
-                "More than one ':' detected. If this is an ipv6 address, it needs to be surrounded by '[' and ']'; {address}"
-            )));
-        }
-        let address = host_with_port(address);
-        let host_of = |address: &str| -> String {
-            address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned()
-        };
-        let host = host_of(&address);
-        if horizons.iter().any(|(_, known)| host_of(known) == host) {
-            return Err(invalid(format!("Duplicate horizon member found \"{host}\".")));
-        }
-        horizons.push((name.clone(), address));
-    }
-    Ok(horizons)
 }
 
 fn host_with_port(host: &str) -> String {

@@ -12,7 +12,6 @@ pub(crate) fn compatible(
     old: &ReplSetConfig,
     new: &ReplSetConfig,
     force: bool,
-    custom_write_concern: bool,
 ) -> Result<(), CommandError> {
     let refused = |message: String| {
         Err(CommandError::new(NEW_REPLICA_SET_CONFIGURATION_INCOMPATIBLE, message))
@@ -26,9 +25,7 @@ pub(crate) fn compatible(
             ),
         ));
     }
-    if !custom_write_concern
-        && new.implicit_default_is_majority() != old.implicit_default_is_majority()
-    {
+    if new.implicit_default_is_majority() != old.implicit_default_is_majority() {
         return refused(
             "Reconfig attempted to install a config that would change the implicit default write concern. Use the setDefaultRWConcern command to set a cluster-wide write concern and try the reconfig again.".into(),
         );
