@@ -16,6 +16,7 @@ mod bulk;
 mod catalog;
 mod cursors;
 mod operators;
+mod plans;
 mod writes;
 
 const CLIENT: ConnectionId = ConnectionId(1);
