@@ -376,8 +376,7 @@ mod tests {
 
     #[test]
     fn metadata_gives_up_details_before_it_grows_too_large() {
-        let mut options = ClientOptions::default();
-        options.app_name = Some("a".repeat(128));
+        let options = ClientOptions { app_name: Some("a".repeat(128)), ..ClientOptions::default() };
         let info = DriverInfo {
             name: "wrapper".into(),
             version: Some("1".into()),

@@ -35,6 +35,9 @@ pub(crate) enum Access {
 }
 
 /// Ranges of an index.
+/// A range of encoded keys.
+type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 #[derive(Clone, Debug)]
 pub(crate) struct IndexScan {
     pub spec: Arc<IndexSpec>,
@@ -42,7 +45,7 @@ pub(crate) struct IndexScan {
     pub backwards: bool,
     /// What each field of the index is bounded by, in the order of the scan.
     pub bounds: Vec<Vec<Interval>>,
-    ranges: Vec<(Bound<Vec<u8>>, Bound<Vec<u8>>)>,
+    ranges: Vec<KeyRange>,
 }
 
 /// A plan, and whether what it gives is sorted as was asked.
@@ -332,10 +335,8 @@ fn intervals(conditions: &[Condition], multikey: bool, sparse: bool) -> Option<V
         _ => false,
     };
     // Of an array, one element may satisfy one condition and another the other.
-    if !both || multikey {
-        if low.is_some() {
-            high = None;
-        }
+    if (!both || multikey) && low.is_some() {
+        high = None;
     }
     let (least, greatest) = ends_of_type(&low.as_ref().or(high.as_ref())?.0)?;
     let (low, low_included) = low.unwrap_or((least, true));
@@ -394,11 +395,7 @@ fn holds_text(value: &Bson) -> bool {
 
 /// The encoded ranges of an index that hold everything within the bounds: points field by field, then
 /// the intervals of one more field.
-fn ranges(
-    spec: &IndexSpec,
-    bounds: &[Vec<Interval>],
-    collation: Collation,
-) -> Vec<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+fn ranges(spec: &IndexSpec, bounds: &[Vec<Interval>], collation: Collation) -> Vec<KeyRange> {
     let mut prefixes: Vec<Vec<u8>> = vec![Vec::new()];
     for (field, intervals) in spec.pattern.fields().iter().zip(bounds) {
         let too_many = prefixes.len() * intervals.len() > MAX_RANGES;

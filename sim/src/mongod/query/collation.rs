@@ -323,7 +323,9 @@ impl Rules {
                     continue;
                 }
                 push(place as u32 + 1);
-                (secondary.push(COMMON), cases.push(COMMON), fourth.push(0xff));
+                secondary.push(COMMON);
+                cases.push(COMMON);
+                fourth.push(0xff);
                 continue;
             }
             if let Some(digit) = character.to_digit(10) {
@@ -341,7 +343,9 @@ impl Rules {
                 } else {
                     push(DIGITS + digit);
                 }
-                (secondary.push(COMMON), cases.push(COMMON), fourth.push(0xff));
+                secondary.push(COMMON);
+                cases.push(COMMON);
+                fourth.push(0xff);
                 continue;
             }
             if character.is_control() {
@@ -359,7 +363,9 @@ impl Rules {
             if let Some((letters, mark)) = expanded {
                 for letter in letters.chars() {
                     push(LETTERS + letter as u32);
-                    (secondary.push(COMMON), cases.push(case), fourth.push(0xff));
+                    secondary.push(COMMON);
+                    cases.push(case);
+                    fourth.push(0xff);
                 }
                 secondary.push(mark);
                 continue;
@@ -374,7 +380,9 @@ impl Rules {
             } else {
                 OTHERS + base as u32
             });
-            (secondary.push(COMMON), cases.push(case), fourth.push(0xff));
+            secondary.push(COMMON);
+            cases.push(case);
+            fourth.push(0xff);
             secondary.extend(mark);
         }
         let mut key = primary;

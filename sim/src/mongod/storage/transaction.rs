@@ -44,6 +44,9 @@ pub(super) struct Held {
     keys: BTreeMap<(Uuid, Arc<str>, Vec<u8>), Uuid>,
 }
 
+/// An index by name, and keys in it.
+type IndexKeys = (Arc<str>, Vec<Vec<u8>>);
+
 impl Held {
     /// Whether a record may be written by who is outside of every transaction.
     ///
@@ -267,7 +270,7 @@ impl Transaction {
         held: &Held,
         document: &RawDocument,
         instead_of: Option<RecordId>,
-    ) -> Result<Vec<(Arc<str>, Vec<Vec<u8>>)>, CommandError> {
+    ) -> Result<Vec<IndexKeys>, CommandError> {
         let own = self.changed.get(&collection.uuid);
         let mut found = Vec::new();
         for index in collection.indexes.iter().filter(|index| index.is_live()) {

@@ -58,8 +58,8 @@ pub struct CursorEntity {
 
 /// What can be iterated.
 pub enum AnyCursor {
-    Documents(Cursor<Document>),
-    Changes(ChangeStream<Document>),
+    Documents(Box<Cursor<Document>>),
+    Changes(Box<ChangeStream<Document>>),
 }
 
 /// A thread: operations that wait for their turn, and what went wrong with earlier ones.
@@ -313,7 +313,7 @@ impl SessionEntity {
 
 impl CursorEntity {
     /// An entity of `cursor`.
-    pub fn new(cursor: AnyCursor) -> Entity {
+    pub fn entity(cursor: AnyCursor) -> Entity {
         Entity::Cursor(Arc::new(CursorEntity { cursor: Mutex::new(Some(cursor)) }))
     }
 

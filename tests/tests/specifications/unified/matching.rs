@@ -221,7 +221,7 @@ fn number(value: &Bson) -> Option<Number> {
 
 /// The bytes of an even number of hexadecimal digits.
 pub fn hex_bytes(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).ok();

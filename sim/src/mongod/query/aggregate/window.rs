@@ -48,7 +48,7 @@ enum Window {
     /// By position, relative to the document; `None` is unbounded.
     Documents(Option<i64>, Option<i64>),
     /// By the value of the sort's field; a unit in milliseconds for dates.
-    Range(Edge, Edge, Option<i64>),
+    Range(Box<(Edge, Edge)>, Option<i64>),
 }
 
 #[derive(Clone, Debug)]
@@ -439,7 +439,7 @@ fn parse_window(
             if !one_ascending {
                 return fail(5_339_902, "Range-based bounds require sortBy a single field");
             }
-            Ok(Window::Range(low, high, unit))
+            Ok(Window::Range(Box::new((low, high)), unit))
         }
         (None, None) => failed("'window' field must contain either 'documents' or 'range'"),
     }
@@ -613,7 +613,8 @@ impl Partition<'_> {
                 });
                 Ok((low as usize, high as usize))
             }
-            Window::Range(low, high, unit) => {
+            Window::Range(edges, unit) => {
+                let (low, high) = edges.as_ref();
                 let Some(here) = self.sort_value(place) else {
                     return fail(
                         5_429_414,
@@ -687,10 +688,9 @@ impl Partition<'_> {
                 && let (Some(x0), Some(x1)) = (self.position(last)?, self.position(place)?)
             {
                 let before = as_f64((&values[last]).into()).unwrap_or(0.0);
-                for between in last + 1..place {
+                for (between, value) in (last + 1..place).zip(&mut values[last + 1..place]) {
                     if let Some(x) = self.position(between)? {
-                        let value = before + (after - before) * (x - x0) / (x1 - x0);
-                        values[between] = Bson::Double(value);
+                        *value = Bson::Double(before + (after - before) * (x - x0) / (x1 - x0));
                     }
                 }
             }

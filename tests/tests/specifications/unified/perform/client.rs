@@ -39,10 +39,11 @@ pub async fn perform(mut call: Call<'_>, entity: &Arc<ClientEntity>) -> Performe
             let given = call.arguments.required_document("driverInfoOptions")?;
             call.finish()?;
             let mut given = Arguments::new("driverInfoOptions", given);
-            let mut info = DriverInfo::default();
-            info.name = given.required_text("name")?;
-            info.version = given.text("version")?;
-            info.platform = given.text("platform")?;
+            let info = DriverInfo {
+                name: given.required_text("name")?,
+                version: given.text("version")?,
+                platform: given.text("platform")?,
+            };
             given.finish()?;
             client.append_metadata(info);
             Ok(Produced::Nothing)

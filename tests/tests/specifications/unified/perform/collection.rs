@@ -24,7 +24,9 @@ pub async fn perform(mut call: Call<'_>, collection: &Collection<Document>) -> P
             let cursor = action.await?;
             match name {
                 "find" => results::all(cursor).await,
-                _ => Ok(Produced::Entity(CursorEntity::new(AnyCursor::Documents(cursor)))),
+                _ => Ok(Produced::Entity(CursorEntity::entity(AnyCursor::Documents(Box::new(
+                    cursor,
+                ))))),
             }
         }
         "findOne" => {
@@ -285,7 +287,7 @@ pub async fn watch(mut call: Call<'_>, action: Watch<Document>) -> Performed {
     options.comment = arguments.take("comment");
     let action = under_terms!(call, action.with_options(options));
     let stream = action.await?.with_type::<Document>();
-    Ok(Produced::Entity(CursorEntity::new(AnyCursor::Changes(stream))))
+    Ok(Produced::Entity(CursorEntity::entity(AnyCursor::Changes(Box::new(stream)))))
 }
 
 fn resume_token(token: Option<Document>) -> Result<Option<ResumeToken>, Failure> {

@@ -49,7 +49,9 @@ pub async fn perform(mut call: Call<'_>, database: &Database) -> Performed {
             let cursor = under_terms!(call, action).await?;
             match call.operation.name.as_str() {
                 "runCursorCommand" => results::all(cursor).await,
-                _ => Ok(Produced::Entity(CursorEntity::new(AnyCursor::Documents(cursor)))),
+                _ => Ok(Produced::Entity(CursorEntity::entity(AnyCursor::Documents(Box::new(
+                    cursor,
+                ))))),
             }
         }
         "createCollection" => create(call, database).await,
