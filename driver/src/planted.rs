@@ -6,7 +6,7 @@
 pub enum DriverBug {
     /// The primary of an earlier election is taken for the primary.
     IgnoresElectionId,
-    /// A connection broke, and its pool is not cleared.
+    /// A pool is never cleared.
     KeepsFailedPool,
     /// An update of many documents is tried again.
     RetriesUpdateMany,
@@ -18,8 +18,6 @@ pub enum DriverBug {
     IgnoresWriteConcernError,
     /// Reads of a causally consistent session do not say what they must see.
     ForgetsOperationTime,
-    /// A reply that is older than another moves a session's operation time back.
-    OperationTimeGoesBack,
     /// `maxStalenessSeconds` excludes nobody.
     IgnoresStaleness,
     /// A network error is taken for the success of a write.
@@ -28,7 +26,7 @@ pub enum DriverBug {
 
 impl DriverBug {
     /// All of them.
-    pub const ALL: [DriverBug; 10] = [
+    pub const ALL: [DriverBug; 9] = [
         DriverBug::IgnoresElectionId,
         DriverBug::KeepsFailedPool,
         DriverBug::RetriesUpdateMany,
@@ -36,7 +34,6 @@ impl DriverBug {
         DriverBug::ReusesTransactionNumber,
         DriverBug::IgnoresWriteConcernError,
         DriverBug::ForgetsOperationTime,
-        DriverBug::OperationTimeGoesBack,
         DriverBug::IgnoresStaleness,
         DriverBug::AssumesSuccess,
     ];

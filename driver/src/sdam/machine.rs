@@ -300,9 +300,7 @@ impl Topology {
             if !load_balanced {
                 self.apply(unknown(), effects);
             }
-            if !crate::planted::is(crate::planted::DriverBug::KeepsFailedPool) {
-                self.clear_pool(address, service_id, false, error, effects);
-            }
+            self.clear_pool(address, service_id, false, error, effects);
             if !load_balanced {
                 effects.push(Effect::CancelCheck(address.clone()));
             }
@@ -424,6 +422,9 @@ impl Topology {
         cause: &Error,
         effects: &mut Vec<Effect>,
     ) {
+        if crate::planted::is(crate::planted::DriverBug::KeepsFailedPool) {
+            return;
+        }
         let Some(pool) = self.pools.get_mut(address) else { return };
         let generation = match service_id {
             Some(service) => pool.services.entry(service).or_insert(0),

@@ -178,10 +178,13 @@ impl Invariants {
             self.restart(at, process, now)?;
         }
         self.terms_and_votes(at, now)?;
+        // One input may commit an entry and then install the next configuration.
+        let changes = self.members[at].config != now.config_version();
+        let before = if changes { self.members[at].installed.clone() } else { None };
         self.configurations(at, now)?;
         self.leaders(at, now)?;
         self.log(at, restarted, now)?;
-        self.positions(at, restarted, now)?;
+        self.positions(at, restarted, before.as_deref(), now)?;
         self.topology_version(at, restarted, now)?;
         let seen = &mut self.members[at];
         seen.state = now.state;
@@ -414,6 +417,7 @@ impl Invariants {
         &mut self,
         at: usize,
         restarted: bool,
+        before: Option<&ReplSetConfig>,
         now: &Observation<'_>,
     ) -> Result<(), Violation> {
         let seen = &mut self.members[at];
@@ -491,7 +495,10 @@ impl Invariants {
             return Ok(());
         }
         if advanced && leads {
-            self.majority_has(now)?;
+            let held = before.is_some_and(|before| self.majority_has(before, now).is_ok());
+            if let (Some(config), false) = (now.config, held) {
+                self.majority_has(config, now)?;
+            }
         }
         if now.is_arbiter() {
             // It only repeats what it hears, which may be ahead of what was seen.
@@ -501,8 +508,7 @@ impl Invariants {
     }
 
     /// Somebody says for the first time that a position is committed: a majority must have it.
-    fn majority_has(&self, now: &Observation<'_>) -> Result<(), Violation> {
-        let Some(config) = now.config else { return Ok(()) };
+    fn majority_has(&self, config: &ReplSetConfig, now: &Observation<'_>) -> Result<(), Violation> {
         let point = now.commit_point;
         if point.term < 0 || !config.majority_journal_default {
             return Ok(());
