@@ -16,7 +16,10 @@ pub(super) fn read(
     let mut diagnostics = Diagnostics::new(text);
     Some(match read {
         Ok(CheckedFile { title, about, plan }) => {
-            let header = format!("title = {title:?}\nabout = {about:?}\nseed = {}\n", plan.seed);
+            let header = format!(
+                "title = {title:?}\nabout = {about:?}\nseed = {}\n\n[[step]]\nnote = \"a plan\"\n",
+                plan.seed
+            );
             parse::parse(source_name, &header).map(|parsed| (parsed, plan))
         }
         Err(mistake) => {

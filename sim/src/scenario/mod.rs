@@ -87,8 +87,7 @@ impl Scenario {
 
     /// How many steps it has.
     pub fn step_count(&self) -> usize {
-        let planned = self.plan.as_ref().map_or(0, crate::explore::step_count);
-        self.parsed.steps.len() + planned
+        self.plan.as_ref().map_or(self.parsed.steps.len(), crate::explore::step_count)
     }
 }
 
