@@ -1,6 +1,6 @@
 //! Authentication: SCRAM-SHA-1, SCRAM-SHA-256 and MONGODB-X509 (authentication specification).
 //!
-//! Pure: a [`Conversation`] is handed the server's documents and gives back the next command; whoever
+//! Pure: a `Conversation` is handed the server's documents and gives back the next command; whoever
 //! owns the connection sends it. Randomness is an argument. What PBKDF2 derives from a password is kept
 //! per client, so that a second connection does not pay for it again.
 
